@@ -1,0 +1,25 @@
+"""Ground: reading records with their line numbers, and writing so that nothing is ever half there."""
+
+from langadapt.files.atomic import atomic_path, write_json, write_text
+from langadapt.files.records import (
+    read_json_array,
+    read_json_file,
+    read_jsonl,
+    read_lines,
+    require_file,
+    sha256_of,
+    write_json_array,
+)
+
+__all__ = [
+    "atomic_path",
+    "read_json_array",
+    "read_json_file",
+    "read_jsonl",
+    "read_lines",
+    "require_file",
+    "sha256_of",
+    "write_json",
+    "write_json_array",
+    "write_text",
+]

@@ -1,0 +1,35 @@
+"""Ground: a model folder - checking it, opening it, its tokenizer and its chat format."""
+
+from langadapt.models.chat import (
+    IGNORE,
+    ChatFormatError,
+    Message,
+    encode_conversation,
+    encode_prompt,
+    encode_text,
+    end_of_turn_id,
+    is_chat_model,
+    stop_token_ids,
+    user_turn,
+)
+from langadapt.models.folder import check_model_folder, find_model
+from langadapt.models.loading import load_model, load_tokenizer, pick_device, pick_dtype
+
+__all__ = [
+    "IGNORE",
+    "ChatFormatError",
+    "Message",
+    "check_model_folder",
+    "encode_conversation",
+    "encode_prompt",
+    "encode_text",
+    "end_of_turn_id",
+    "find_model",
+    "is_chat_model",
+    "load_model",
+    "load_tokenizer",
+    "pick_device",
+    "pick_dtype",
+    "stop_token_ids",
+    "user_turn",
+]

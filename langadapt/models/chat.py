@@ -1,0 +1,125 @@
+"""How text becomes tokens: plain documents, prompts, and conversations of which only the answers are learned.
+
+Control tokens that a user or a corpus writes as text (``<|im_end|>``) are encoded as text everywhere here; only a chat
+template can place real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": str}
+
+IGNORE = -100  # the label of a token that the loss leaves out, as in PyTorch's cross-entropy
+
+
+class ChatFormatError(ValueError):
+    """A chat template with which answers cannot be told from prompts."""
+
+
+def user_turn(record: Mapping[str, Any]) -> str:
+    """Return what the user says in an SFT record: its ``instruction``, then a line break and its ``input``, if any."""
+    return "\n".join(part for part in (record["instruction"], record.get("input", "")) if part)
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a plain text, without special tokens around it or out of it."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Return the ids of a conversation up to the place where the assistant's next answer starts."""
+    return _render(tokenizer, messages, add_generation_prompt=True)
+
+
+def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Return ``(ids, labels)`` of a whole conversation; labels equal the ids in the assistant's turns, else `IGNORE`.
+
+    ::
+
+        ids     <|im_start|>user\\n q <|im_end|>\\n<|im_start|>assistant\\n a <|im_end|> \\n
+        labels     -100     -100 ...                               -100   a <|im_end|> -100
+
+    A turn is learned from its first token to its end-of-turn token, so that the model learns to stop. Raises
+    `ChatFormatError` when the template rewrites earlier text as turns are added: then no prefix can be masked.
+    """
+    ids = _render(tokenizer, messages)
+    labels = [IGNORE] * len(ids)
+    for position, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        prompt = encode_prompt(tokenizer, messages[:position])
+        turn = _render(tokenizer, messages[: position + 1])
+        if ids[: len(prompt)] != prompt or ids[: len(turn)] != turn:
+            raise ChatFormatError(
+                "the chat template changes the beginning of a conversation when a turn is added, "
+                "so the answers cannot be told from the prompt; use another template (key `template`)"
+            )
+        end = _last_control_token(tokenizer, turn, len(prompt))
+        labels[len(prompt) : end + 1] = ids[len(prompt) : end + 1]
+    return ids, labels
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the token that ends an assistant's turn under the chat template; None without a template."""
+    if not tokenizer.chat_template:
+        return None
+    user = {"role": "user", "content": "x"}
+    prompt = encode_prompt(tokenizer, [user])
+    turn = _render(tokenizer, [user, {"role": "assistant", "content": "x"}])
+    return turn[_last_control_token(tokenizer, turn, len(prompt))]
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None, chat: bool) -> list[int]:
+    """Return the ids at which generation stops: the model's end tokens, and in a chat the end of the turn."""
+    stops = set(_eos_ids(tokenizer, generation))
+    end_of_turn = end_of_turn_id(tokenizer) if chat else None
+    return sorted(stops | ({end_of_turn} if end_of_turn is not None else set()))
+
+
+def is_chat_model(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> bool:
+    """Say whether a model was trained to answer in turns.
+
+    A chat template is no proof: base models ship with one (Qwen2.5-3B does). What tells them apart is whether the
+    token that ends a turn in the template is also a token that ends generation.
+    """
+    end_of_turn = end_of_turn_id(tokenizer)
+    return end_of_turn is not None and end_of_turn in _eos_ids(tokenizer, generation)
+
+
+def _eos_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None) -> list[int]:
+    """The generation config states what the model was trained to stop at; the tokenizer is asked only without one."""
+    stated = generation.eos_token_id if generation is not None else None
+    if stated is None:
+        stated = tokenizer.eos_token_id
+    if stated is None:
+        return []
+    return [stated] if isinstance(stated, int) else list(stated)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = False
+) -> list[int]:
+    ids: list[int] = tokenizer.apply_chat_template(
+        list(messages),
+        tokenize=True,
+        return_dict=False,
+        add_generation_prompt=add_generation_prompt,
+        sanitize_control_tokens=True,
+    )
+    return ids
+
+
+def _last_control_token(tokenizer: PreTrainedTokenizerBase, turn: list[int], start: int) -> int:
+    """Return the index of the last special or added token of a turn that starts at ``start``: its end-of-turn token."""
+    control = set(tokenizer.added_tokens_decoder)
+    for index in range(len(turn) - 1, start - 1, -1):
+        if turn[index] in control:
+            return index
+    raise ChatFormatError(
+        "the chat template writes no control token after an answer, so the model cannot learn to stop"
+    )

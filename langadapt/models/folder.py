@@ -1,0 +1,87 @@
+"""Is this folder a model? Checked before anything is loaded, so that the answer is one sentence and comes at once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from langadapt.errors import UserError
+from langadapt.files import read_json_file
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
+
+
+def find_model(name: str) -> str:
+    """Return ``name`` if it is a checked model folder or may be a hub name; raise `UserError` otherwise.
+
+    A hub name is ``organisation/model``, with no such path on this disk.
+    """
+    path = Path(name)
+    if path.exists():
+        check_model_folder(path)
+        return name
+    if name.startswith((".", "/", "~")) or not _HUB_NAME.match(name) or name.count("/") != 1 or path.parent.exists():
+        raise UserError(
+            f"{name}: no such folder. Give a Hugging Face model folder, or a hub name (organisation/model)."
+        )
+    return name
+
+
+def check_model_folder(path: str | Path) -> list[Path]:
+    """Return the safetensors files of a model folder, in shard order.
+
+    Raises `UserError` for a folder without config.json or weights, with weights only in a format that would have to
+    be unpickled, with a shard missing or cut short, or with a shard index that names anything but plain file names.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: not a folder. Give the folder of a Hugging Face model (config.json, *.safetensors).")
+    if not (path / "config.json").is_file():
+        inside = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
+        hint = f" There are models in it: {', '.join(inside)}." if inside else ""
+        raise UserError(f"{path}: not a model folder, config.json is missing.{hint}")
+    shards = _shards(path)
+    for shard in shards:
+        _check_shard(shard)
+    return shards
+
+
+def _shards(path: Path) -> list[Path]:
+    if (path / SINGLE).is_file():
+        return [path / SINGLE]
+    if (path / INDEX).is_file():
+        weight_map = read_json_file(path / INDEX).get("weight_map", {})
+        names = sorted(set(map(str, weight_map.values())))
+        for name in names:
+            if name != Path(name).name or not name.endswith(".safetensors"):
+                raise UserError(f"{path / INDEX}: names {name!r}, which is no plain safetensors file name; not opened.")
+            if not (path / name).is_file():
+                raise UserError(f"{path}: the shard {name} that {INDEX} names is missing. Copy the folder again.")
+        if names:
+            return [path / name for name in names]
+    pickled = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth") for p in path.glob(pattern))
+    if pickled:
+        raise UserError(
+            f"{path}: holds {pickled[0]} but no safetensors. Pickled weights can run code and are never opened; "
+            "convert them to safetensors where you trust them."
+        )
+    raise UserError(f"{path}: no weights ({SINGLE} or {INDEX}).")
+
+
+def _check_shard(path: Path) -> None:
+    """Check the safetensors header against the file's size: eight bytes of length, a JSON header, then the data."""
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise UserError(f"{path}: cut short ({size} bytes). Copy the file again.")
+        try:
+            header = json.loads(handle.read(length))
+        except ValueError:
+            raise UserError(f"{path}: the safetensors header is broken. Copy the file again.") from None
+    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+    if size < 8 + length + end:
+        raise UserError(f"{path}: cut short, {size} of {8 + length + end} bytes. Copy the file again.")

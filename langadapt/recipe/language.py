@@ -1,0 +1,48 @@
+"""Language profiles: what the pipeline has to know of a language, as data (configs/languages/*.yaml)."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from langadapt.errors import UserError
+from langadapt.recipe.settings import Settings, load_settings
+
+PROFILES = Path(__file__).resolve().parents[2] / "configs" / "languages"
+
+
+class Language(Settings):
+    """One language. Every stage asks the profile; no stage knows a language by name."""
+
+    code: str = Field(description="the code used in records, directions and file names, e.g. bo")
+    names: dict[str, str] = Field(description="its name in each prompting language, e.g. {zh: 藏文, en: Tibetan}")
+    autonym: str = Field(description="the language's own name for itself, for charts")
+    scripts: list[str] = Field(description="Unicode script names its text is written in, e.g. [Tibetan]", min_length=1)
+    normalization: Literal["nfc", "tibetan"] = Field(
+        "nfc", description="nfc, or tibetan: NFC plus the map of langadapt.text.normalization"
+    )
+    segmentation: Literal["syllables", "characters", "words"] = Field(
+        description="the unit that lengths and twins are counted in: tsheg syllables, characters, or words"
+    )
+    sentence_ends: str = Field(description="characters that end a sentence or clause")
+    bleu_tokenizer: Literal["syllables", "zh", "ja-mecab", "ko-mecab", "char", "13a", "intl", "flores200"] = Field(
+        description="sacrebleu's tokenizer for this language; syllables: tsheg syllables, cut by us, tokenizer none"
+    )
+    fonts: list[str] = Field(default_factory=list, description="font families that hold its script, best first")
+    flores: str | None = Field(None, description="its label in FLORES, e.g. bod_Tibt")
+
+
+@cache
+def load_language(code: str) -> Language:
+    """Return the profile of a language code; raise `UserError` naming the file to write when there is none."""
+    path = PROFILES / f"{code}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise UserError(f"no profile for the language {code!r}: write {path} (there are: {known}).")
+    profile = load_settings(Language, path)
+    if profile.code != code:
+        raise UserError(f"{path}: `code` is {profile.code!r}, but the file's name says {code!r}.")
+    return profile

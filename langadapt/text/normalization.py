@@ -1,0 +1,44 @@
+"""One normal form for data, references and hypotheses.
+
+NFC alone leaves three Tibetan spellings of one text apart (REFERENCE: the Unicode charts of U+0F00-0FFF): the
+non-breaking tsheg, the two deprecated vocalic letters that NFC does not decompose, and a vowel sign typed after the
+anusvara. NFKC is not used: it would rewrite full-width Chinese punctuation.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+import regex
+
+_TIBETAN_MAP = str.maketrans(
+    {
+        "\u0f0c": "\u0f0b",  # non-breaking tsheg: a hint for line breaking, not another letter
+        "\u0f77": "\u0fb2\u0f71\u0f80",  # deprecated vocalic RR
+        "\u0f79": "\u0fb3\u0f71\u0f80",  # deprecated vocalic LL
+    }
+)
+# Vowel signs and nasal marks in one run. The anusvara has combining class 0, so canonical ordering stops at it.
+_MARKS = regex.compile("[\u0f71-\u0f7e\u0f80-\u0f83]{2,}")
+_NASAL = frozenset("\u0f7e\u0f82\u0f83")
+_INVISIBLE = str.maketrans(dict.fromkeys("\ufeff\u200b"))
+
+
+def normalize(text: str, form: Literal["nfc", "tibetan"] = "nfc") -> str:
+    """Return ``text`` in the normal form of a language profile; ``normalize(normalize(x)) == normalize(x)``.
+
+    Both forms apply NFC, remove byte order marks and zero-width spaces, and strip white space at the ends. The
+    Tibetan form also maps the non-breaking tsheg to the tsheg, decomposes U+0F77 and U+0F79, and puts vowel signs
+    before nasal marks.
+    """
+    text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
+    if form == "tibetan":
+        text = _MARKS.sub(_vowels_first, text.translate(_TIBETAN_MAP))
+        text = unicodedata.normalize("NFC", text)
+    return text.strip()
+
+
+def _vowels_first(match: regex.Match[str]) -> str:
+    run = match.group()
+    return "".join(c for c in run if c not in _NASAL) + "".join(c for c in run if c in _NASAL)
