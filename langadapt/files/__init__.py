@@ -1,6 +1,6 @@
 """Ground: reading records with their line numbers, and writing so that nothing is ever half there."""
 
-from langadapt.files.atomic import atomic_path, write_json, write_text
+from langadapt.files.atomic import atomic_path, staged_folder, write_json, write_text
 from langadapt.files.records import (
     read_json_array,
     read_json_file,
@@ -19,6 +19,7 @@ __all__ = [
     "read_lines",
     "require_file",
     "sha256_of",
+    "staged_folder",
     "write_json",
     "write_json_array",
     "write_text",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def staged_folder(path: str | Path, last: str) -> Iterator[Path]:
+    """Yield an empty folder inside ``path``; when the block ends well, move its files to ``path``, ``last`` at the end.
+
+    Nothing in ``path`` changes before all files are complete. The old ``last`` goes first and the new one comes last,
+    so a set of files with it is whole. When the block fails, the staged files are deleted.
+    """
+    path = Path(path)
+    staging = path / ".unfinished"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        files = sorted(staging.iterdir(), key=lambda file: file.name == last)
+        (path / last).unlink(missing_ok=True)
+        for file in files:
+            os.replace(file, path / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

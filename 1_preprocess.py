@@ -1,0 +1,54 @@
+"""Stage 1: from raw text to training and test sets that share nothing.
+
+    python 1_preprocess.py                                                 the default recipe, Tibetan
+    python 1_preprocess.py --download                                      fetch its data and base model first
+    python 1_preprocess.py --config configs/R/preprocess.yaml data_dir=D   another recipe, another place
+
+Writes the files that stages 2 to 4 read, and data_report.md, which accounts for every record.
+"""
+
+from pathlib import Path
+
+from langadapt.errors import run_command
+from langadapt.recipe.command_line import stage_parser
+from langadapt.recipe.preprocess import PreprocessSettings
+from langadapt.recipe.settings import load_settings
+
+DEFAULT_CONFIG = "configs/tibetan_qwen2.5_3b/preprocess.yaml"
+
+
+def main() -> None:
+    parser = stage_parser(__doc__, PreprocessSettings, DEFAULT_CONFIG)
+    parser.add_argument("--download", action="store_true", help="fetch what the recipe names from the Hugging Face hub")
+    arguments = parser.parse_intermixed_args()
+    settings = load_settings(PreprocessSettings, arguments.config, arguments.overrides)
+
+    from langadapt import corpus
+    from langadapt.files import staged_folder
+
+    if arguments.download:
+        corpus.download_sources(settings)
+    collections = corpus.open_sources(
+        settings, command=f"python 1_preprocess.py --config {arguments.config} --download"
+    )
+    tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
+    cpt, sft = corpus.cpt_pool(settings, collections), corpus.sft_pools(settings, collections)
+    corpus.check_not_empty(cpt, sft)
+
+    boilerplate = corpus.boilerplate_of(corpus.prompts_of(collections))
+    draw = corpus.Draw(cpt, sft, settings.test, boilerplate)
+    with staged_folder(settings.output_dir, last="data_report.json") as folder:
+        report = corpus.describe_inputs(settings, collections)
+        report |= corpus.write_dataset(folder, settings, draw, cpt, sft, tokenizer)
+        report["disjoint"] = corpus.prove_disjoint(folder, settings, boilerplate)
+        corpus.write_report(folder, report)
+
+    for sentence in corpus.shortfalls(report):
+        print(f"note: {sentence}")
+    for name, file in report["files"].items():
+        print(f"{file['records']:>9,} records  {Path(settings.output_dir) / name}")
+    print(f"report: {Path(settings.output_dir) / 'data_report.md'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,79 @@
+"""The report of stage 1: every count, every drop and its reason, for a program (JSON) and for a reader (Markdown)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from langadapt.corpus.download import recorded_commits
+from langadapt.corpus.pools import Collections
+from langadapt.files import write_json, write_text
+from langadapt.recipe.preprocess import PreprocessSettings
+
+Report = dict[str, Any]
+
+
+def describe_inputs(settings: PreprocessSettings, collections: Collections) -> Report:
+    """Return the first part of the report: what was read, with which settings, at which commits."""
+    return {
+        "schema_version": 1,
+        "name": settings.name,
+        "seed": settings.seed,
+        "tokenizer": settings.tokenizer,
+        "cutoff_len": settings.cutoff_len,
+        "sources": {name: collection.report for name, collection in collections.items()},
+        "downloads": recorded_commits(settings),
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def write_report(folder: Path, report: Report) -> None:
+    """Write ``data_report.json`` and ``data_report.md`` into ``folder``."""
+    write_json(folder / "data_report.json", report)
+    write_text(folder / "data_report.md", as_markdown(report))
+
+
+def as_markdown(report: Report) -> str:
+    """Return the report as a page to read."""
+    lines = [f"# Data report: {report['name']}", ""]
+    lines += [f"Seed {report['seed']}, tokenizer `{report['tokenizer']}`, cutoff {report['cutoff_len']:,} tokens.", ""]
+    lines += ["## Sources", ""]
+    for name, source in report["sources"].items():
+        lines += [f"### {name}", "", *_bullets(source), ""]
+    lines += ["## Draws", "", "| part | available | held out | twins left out | wanted | drawn | shortfall |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    for name, draw in report["draws"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in draw.values()) + " |")
+    lines += ["", *(f"- {sentence}" for sentence in shortfalls(report)), ""]
+    lines += ["## Longer than the cutoff", "", *_bullets(report["longer than cutoff_len"]), ""]
+    lines += ["## Files", "", "| file | records | bytes | sha256 |", "|---|---:|---:|---|"]
+    for name, file in report["files"].items():
+        lines.append(f"| {name} | {file['records']:,} | {file['bytes']:,} | {file['sha256'][:16]}… |")
+    lines += ["", "## Held-out text in training files", "", *_bullets(report["disjoint"]), ""]
+    if report.get("downloads"):
+        lines += ["## Downloads", "", *_bullets(report["downloads"]), ""]
+    return "\n".join(lines)
+
+
+def shortfalls(report: Report) -> list[str]:
+    """Return a sentence for each part that has fewer records than the recipe asks for, with the reason."""
+    sentences = [
+        f"{name}: {draw['drawn']:,} of {draw['wanted']:,} records; all there is was used"
+        for name, draw in report["draws"].items()
+        if draw["shortfall"]
+    ]
+    for file, lost in report["cut to max_share"].items():
+        sentences += [
+            f"{file}: {count:,} records of {part} cut to stay within max_share" for part, count in lost.items()
+        ]
+    return sentences
+
+
+def _bullets(value: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}- {key}:", *_bullets(item, indent + "  ")] if item else []
+        else:
+            lines.append(f"{indent}- {key}: {item:,}" if isinstance(item, int) else f"{indent}- {key}: {item}")
+    return lines
