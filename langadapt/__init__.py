@@ -1,3 +1,9 @@
 """Teach a large language model a language it does not speak well: the library behind the six numbered scripts."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Before torch is imported: idle OpenMP threads sleep instead of spinning. On a CPU that something else uses too,
+# spinning threads hold up the ones they wait for; a small model then trains twenty times slower (EXPERIMENTS.md).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

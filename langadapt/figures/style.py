@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import seaborn
-from matplotlib import rc_context
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -29,12 +29,13 @@ def new_figure(
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure of ``width`` x ``height`` inches and its axes, row by row. ``options`` go to `Figure.subplots`.
 
-    No window system and no global state: `matplotlib.pyplot` is not used.
+    No window system: `matplotlib.pyplot` is not used.
     """
-    with rc_context(_settings()):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
+    # For the process and not in a context: matplotlib chooses fonts when a text is made, which callers do later.
+    rcParams.update(_settings())
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
     flat = list(axes.flat)
     for ax in flat:
         if ax.name == "rectilinear":
@@ -51,7 +52,7 @@ def note(figure: Figure, text: str) -> None:
 
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Save a figure as PNG, atomically."""
-    with rc_context(_settings()), atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format="png")
 
 

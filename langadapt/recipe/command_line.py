@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -62,6 +63,10 @@ def _plain(value: Any) -> str:
 
 
 def split_flags(arguments: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    """Return the flags of a stage that were given, as overrides, ahead of the ``key=value`` ones."""
-    given = [f"{name}={getattr(arguments, name)}" for name in names if getattr(arguments, name) is not None]
+    """Return the flags of a stage that were given, as overrides, ahead of the ``key=value`` ones.
+
+    The value of a text flag is quoted, so that ``--cpt 2024`` names a folder and no number.
+    """
+    values = {name: getattr(arguments, name) for name in names}
+    given = [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in values.items() if value is not None]
     return [*given, *arguments.overrides]

@@ -1,0 +1,49 @@
+"""Stage 5: what each stage of training changed in the weights, tensor by tensor.
+
+python 5_analyze_weights.py --original qwen2-5-3b-base --cpt saves/qwen2.5-3b/full/cpt --sft saves/qwen2.5-3b/full/sft
+python 5_analyze_weights.py --config configs/quickstart/weights.yaml --top_k 10
+
+Without flags, the checkpoints are the recipe's. Weights are read in slices, so memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from langadapt.errors import run_command
+from langadapt.recipe import load_settings
+from langadapt.recipe.command_line import split_flags, stage_parser
+from langadapt.recipe.weights import WeightsSettings
+
+DEFAULT_CONFIG = "configs/tibetan_qwen2.5_3b/weights.yaml"
+FLAGS = ["original", "cpt", "sft", "output_dir", "top_k"]
+
+
+def main() -> None:
+    parser = stage_parser(__doc__, WeightsSettings, DEFAULT_CONFIG)
+    for flag in FLAGS:
+        parser.add_argument(f"--{flag}", help=WeightsSettings.model_fields[flag].description)
+    arguments = parser.parse_intermixed_args()
+    settings = load_settings(WeightsSettings, arguments.config, split_flags(arguments, FLAGS))
+
+    # Loading torch takes seconds; --help and a misspelt key should not.
+    from langadapt.files import staged_folder, write_json, write_text
+    from langadapt.weights import compare, open_checkpoints
+    from langadapt.weights.charts import draw_charts
+    from langadapt.weights.summary import headline, summarise
+
+    checkpoints, output_matrix = open_checkpoints(settings.original, settings.cpt, settings.sft)
+    results = compare(checkpoints, output_matrix)
+    with staged_folder(settings.output_dir, last="weight_analysis_results.json") as folder:
+        write_json(folder / "weight_analysis_results.json", results)
+        write_text(folder / "analysis_summary.txt", summarise(results))
+        charts = draw_charts(results, folder, settings.top_k)
+
+    for line in headline(results):
+        print(line)
+    for name in ("analysis_summary.txt", "weight_analysis_results.json", *(chart.name for chart in charts)):
+        print(f"written: {Path(settings.output_dir) / name}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,17 @@
+"""Settings of stage 5: which checkpoints to compare, and where the figures go."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from langadapt.recipe.settings import Settings
+
+
+class WeightsSettings(Settings):
+    """Everything stage 5 can be told."""
+
+    original: str = Field(description="the base model: a folder, or a hub name that is in the Hugging Face cache")
+    cpt: str = Field(description="the model after continual pretraining")
+    sft: str = Field(description="the model after supervised fine-tuning; may be a checkpoint-N folder")
+    output_dir: str = Field("weight_analysis", description="where charts, summary and JSON go")
+    top_k: int = Field(20, description="how many tensors the charts of the largest changes show", ge=1, le=400)

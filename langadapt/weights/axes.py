@@ -1,0 +1,76 @@
+"""The axes that the charts of stage 5 share: types by colour, relative change by logarithm, layers in depth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from langadapt.figures import color_of
+from langadapt.weights.comparison import Record
+from langadapt.weights.tensor_types import TYPES
+
+_COLORS = dict(zip(TYPES, map(color_of, (0, 1, 2, 7, 4, 3, 9)), strict=True))
+_MOST_TICKS = 8
+
+
+def colors(tensors: Sequence[Record]) -> list[str]:
+    """Return the colour of each tensor's type; a type has one colour in all charts."""
+    return [_COLORS[tensor["type"]] for tensor in tensors]
+
+
+def scatter(ax: Axes, across: Sequence[float], up: Sequence[float], tensors: Sequence[Record]) -> None:
+    """Draw a dot for each tensor."""
+    ax.scatter(across, up, color=colors(tensors), s=18, alpha=0.75, linewidths=0)
+
+
+def type_legend(ax: Axes, types: Sequence[Record]) -> None:
+    """Put the legend of types to the right of ``ax``."""
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=color, label=kind["type"])
+        for kind, color in zip(types, colors(types), strict=True)
+    ]
+    ax.legend(handles=marks, loc="upper left", bbox_to_anchor=(1.01, 1), title="type")
+
+
+def log_axis(ax: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
+    """Make an axis logarithmic around ``values`` (not empty, above zero), with plain numbers at 1, 2, 5 or at 1 only.
+
+    The limits are themselves 1, 2 or 5 times a power of ten, so that there are always two labels to read a scale from.
+    """
+    low, high = min(values) * 0.95, max(values) * 1.05
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [factor * 10.0**decade for decade in decades for factor in (1, 2, 5)]
+    limits = max(step for step in steps if step <= low), min(step for step in steps if step >= high)
+    ticks = [step for step in steps if limits[0] <= step <= limits[1]]
+    if len(ticks) > _MOST_TICKS:
+        powers = [10.0**decade for decade in decades if limits[0] <= 10.0**decade <= limits[1]]
+        ticks = powers[:: math.ceil(len(powers) / _MOST_TICKS)]
+    ax.set(**{f"{which}scale": "log", f"{which}lim": limits})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
+
+
+def depth_axis(ax: Axes, layers: int) -> None:
+    """Make the x axis run from the embedding through the layers to the output, as `depths` places them."""
+    before, after = _ends(layers)
+    numbered = range(0, layers, max(1, math.ceil(layers / 10)))
+    ax.set_xticks([before, *numbered, after], ["in", *map(str, numbered), "out"])
+    ax.set_xlim(before - 0.8, after + 0.8)
+    ax.set_xlabel("layer (in: embedding; out: final norm and output)")
+
+
+def depths(tensors: Sequence[Record], layers: int) -> list[float]:
+    """Return the place of each tensor on a `depth_axis`."""
+    before, after = _ends(layers)
+    outside = [before if tensor["type"] == "embedding" else after for tensor in tensors]
+    return [place if t["layer"] is None else t["layer"] for t, place in zip(tensors, outside, strict=True)]
+
+
+def _ends(layers: int) -> tuple[float, float]:
+    gap = 1 + layers / 25
+    return -gap, layers - 1 + gap

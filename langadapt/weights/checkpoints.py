@@ -1,0 +1,181 @@
+"""Three checkpoints, open for reading in slices: found, checked against each other, tied weights resolved.
+
+Only headers are read here; weights stay on the disk until `chunks` asks for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+
+from langadapt.errors import UserError
+from langadapt.files import read_json_file
+from langadapt.models.folder import check_model_folder
+from langadapt.weights.tensor_types import tensor_type
+
+CHUNK = 2**22  # values read at a time, of each checkpoint
+
+_MADE_BY = {
+    "original": "python 1_preprocess.py --download",
+    "cpt": "bash 2_train_cpt.sh",
+    "sft": "bash 3_train_sft.sh",
+}
+_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_NAMED = 5  # how many tensors an error lists before it only counts
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor on the disk."""
+
+    shard: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One of the three: its role (original, cpt or sft), its folder, and its tensors by name."""
+
+    role: str
+    path: Path
+    tensors: dict[str, Tensor]
+    says_untied: bool
+
+    @property
+    def dtype(self) -> str:
+        """The dtypes of its tensors, e.g. ``bfloat16`` or ``bfloat16, float32``."""
+        return ", ".join(sorted({tensor.dtype for tensor in self.tensors.values()}))
+
+
+def open_checkpoints(original: str, cpt: str, sft: str) -> tuple[list[Checkpoint], str]:
+    """Return the three checkpoints with the same tensors of the same shapes, and how the output matrix is stored.
+
+    Each argument is a model folder, or a hub name whose files are in the Hugging Face cache; nothing is downloaded.
+    Raises `UserError` for a folder that is missing or no model, for weights that are not floating point, and for
+    checkpoints of different architecture or size, naming the tensors.
+    """
+    named = zip(_MADE_BY, (original, cpt, sft), strict=True)
+    checkpoints, output_matrix = resolve_output_matrix([_open(role, name) for role, name in named])
+    for other in checkpoints[1:]:
+        _check_alike(checkpoints[0], other)
+    return checkpoints, output_matrix
+
+
+def chunks(tensor: Tensor, size: int = CHUNK) -> Iterator[torch.Tensor]:
+    """Yield a tensor's values in order, as flat pieces of at most ``size`` in the dtype they are stored in.
+
+    Tensors of one shape are cut at the same places. The file is opened for each piece, because the pages read from a
+    mapped file count as this process's memory until it is closed.
+    """
+    if not tensor.shape:
+        with safe_open(tensor.shard, framework="pt") as file:
+            yield file.get_tensor(tensor.name).reshape(1)
+        return
+    rows = max(1, size // max(1, math.prod(tensor.shape[1:])))
+    for start in range(0, tensor.shape[0], rows):
+        with safe_open(tensor.shard, framework="pt") as file:
+            piece = file.get_slice(tensor.name)[start : start + rows]
+        yield from piece.flatten().split(size)
+
+
+def resolve_output_matrix(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], str]:
+    """Leave out an output matrix that is only the embedding again; return the checkpoints and a sentence on it.
+
+    A checkpoint that stores no output matrix uses its embedding as one, unless its config says otherwise. Where that
+    holds for all, or a stored copy equals the embedding, comparing the matrix would count the embedding twice.
+    """
+    head = next((name for c in checkpoints for name in c.tensors if tensor_type(name) == "output"), None)
+    if head is None:
+        return list(checkpoints), "tied to the embedding, which is counted once"
+    embeddings = [_embedding_like(checkpoint, head, checkpoints) for checkpoint in checkpoints]
+    pairs = list(zip(checkpoints, embeddings, strict=True))
+    if all(e is not None and (head not in c.tensors or _equal(c.tensors[head], e)) for c, e in pairs):
+        without = [replace(c, tensors={n: t for n, t in c.tensors.items() if n != head}) for c in checkpoints]
+        return without, f"tied to the embedding, which is counted once; the stored copies ({head}) are left out"
+    tied = [c.role for c, e in pairs if head not in c.tensors and e is not None]
+    whole = [c if e is None else replace(c, tensors={head: e, **c.tensors}) for c, e in pairs]
+    return whole, f"a tensor of its own, {head}" + (f"; in {', '.join(tied)} it is the embedding" if tied else "")
+
+
+def _open(role: str, name: str) -> Checkpoint:
+    path = _folder(role, name)
+    tensors: dict[str, Tensor] = {}
+    for shard in check_model_folder(path):
+        try:
+            with safe_open(shard, framework="pt") as file:
+                for tensor_name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
+                    tensors[tensor_name] = _stored(shard, tensor_name, file.get_slice(tensor_name))
+        except SafetensorError as error:
+            raise UserError(f"{shard}: not a readable safetensors file ({error}). Copy the file again.") from None
+    config = read_json_file(path / "config.json")
+    return Checkpoint(role, path, tensors, says_untied=config.get("tie_word_embeddings") is False)
+
+
+def _stored(shard: Path, name: str, header: Any) -> Tensor:
+    stored_as = header.get_dtype()
+    if stored_as not in _DTYPES:
+        raise UserError(
+            f"{shard}: the tensor {name} is stored as {stored_as}, which is no plain floating-point number. "
+            "Quantised weights cannot be compared; give the folder they were made from."
+        )
+    return Tensor(shard, name, tuple(header.get_shape()), _DTYPES[stored_as])
+
+
+def _folder(role: str, name: str) -> Path:
+    if Path(name).exists():
+        return Path(name)
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{role}={name}: no such folder, and no model of that name in the Hugging Face cache. "
+            f"Make it with: {_MADE_BY[role]}; or name another folder with --{role}."
+        ) from None
+
+
+def _embedding_like(checkpoint: Checkpoint, head: str, checkpoints: Sequence[Checkpoint]) -> Tensor | None:
+    """Return the embedding that a checkpoint's output matrix may be tied to; None when there is none."""
+    if head not in checkpoint.tensors and checkpoint.says_untied:
+        return None
+    shapes = {c.tensors[head].shape for c in checkpoints if head in c.tensors}
+    candidates = (t for name, t in checkpoint.tensors.items() if tensor_type(name) == "embedding")
+    return next((tensor for tensor in candidates if tensor.shape in shapes), None)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    pairs = zip(chunks(one), chunks(other), strict=True)
+    return one.shape == other.shape and all(torch.equal(a.double(), b.double()) for a, b in pairs)
+
+
+def _check_alike(first: Checkpoint, other: Checkpoint) -> None:
+    missing = sorted(first.tensors.keys() - other.tensors.keys())
+    extra = sorted(other.tensors.keys() - first.tensors.keys())
+    if missing or extra:
+        found = [f"it lacks {_some(missing)}"] * bool(missing) + [f"it has besides {_some(extra)}"] * bool(extra)
+        raise UserError(
+            f"{other.path}: not the same tensors as {first.path}: {'; '.join(found)}. "
+            "Give three checkpoints of one model."
+        )
+    unlike = [name for name, tensor in first.tensors.items() if other.tensors[name].shape != tensor.shape]
+    if unlike:
+        name = unlike[0]
+        raise UserError(
+            f"{other.path}: a checkpoint of another size: {name} is {list(other.tensors[name].shape)} here and "
+            f"{list(first.tensors[name].shape)} in {first.path} ({len(unlike)} tensors differ in shape). "
+            "Give three checkpoints of one model."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest

@@ -1,0 +1,188 @@
+"""The results in words: what changed most, how the stages relate, and what the figures cannot tell."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+
+from langadapt.weights.comparison import STAGES, Record, Stage
+
+_WIDTH = 110
+_LISTED = 10
+_STEPS = {"bfloat16": "one part in 128 to 256", "float16": "one part in 1,024 to 2,048"}
+
+_LIMITS = (
+    "Size is not importance. How far a tensor moved says nothing about what the move does; a small change of a norm "
+    "can matter more than a large one of an embedding. What the model gained or lost is measured in stage 4.",
+    "L2 grows with the number of values in a tensor, and relative change with how small the tensor was: a bias or a "
+    "norm near zero can show a large relative change that hardly matters. Read the two together.",
+    "The figures of a tensor pool all its values. An embedding whose change is small may have moved a few thousand "
+    "rows far and left the rest alone.",
+    "The two stages' changes correlate in size across tensors for reasons that have nothing to do with language: "
+    "tensors of one type have a like scale and get like steps from the optimiser. Direction (the cosine of the deltas) "
+    "is what tells whether one stage goes on with, ignores or undoes the other.",
+    "This is one run of each stage. Without a second seed nobody knows which differences between layers would come "
+    "again.",
+)
+
+
+def summarise(results: Record) -> str:
+    """Return the text of analysis_summary.txt, from what `compare` returns."""
+    parts = ["What training changed in the weights", "=" * 36, "", *_compared(results)]
+    for stage in STAGES:
+        parts += ["", *_stage(results, stage)]
+    parts += ["", *_relation(results), "", *_limits(results)]
+    return "\n".join(parts) + "\n"
+
+
+def headline(results: Record) -> list[str]:
+    """Return the whole model's figures in three lines."""
+    lines = [
+        f"{stage.title}: {_percent(results['total'][stage.pair]['relative'])} of the {stage.before} weights' norm "
+        f"(L2 {results['total'][stage.pair]['l2']:.4g})"
+        for stage in STAGES
+    ]
+    cosine = results["total"]["delta_cosine"]
+    return [*lines, f"cosine between the two changes: {'not defined' if cosine is None else format(cosine, '.4f')}"]
+
+
+def _compared(results: Record) -> list[str]:
+    total = results["total"]
+    roles = [f"  {role:9} {c['path']} ({c['dtype']})" for role, c in results["checkpoints"].items()]
+    return [
+        *roles,
+        *_paragraph(
+            f"{total['tensors']} tensors with {total['parameters']:,} parameters were compared. Output matrix: "
+            f"{results['output_matrix']}. Relative change is the L2 (Frobenius) norm of the difference over the norm "
+            "of the earlier checkpoint of the pair; several tensors are taken as one long vector."
+        ),
+    ]
+
+
+def _stage(results: Record, stage: Stage) -> list[str]:
+    total = results["total"][stage.pair]
+    tensors = results["tensors"]
+    changed = [tensor for tensor in tensors if tensor[stage.pair]["l2"]]
+    lines = _heading(f"{stage.title} ({stage.before} to {stage.title})")
+    if not changed:
+        return [*lines, *_paragraph(f"{stage.title} changed nothing: every tensor is what it was in {stage.before}.")]
+    words = (
+        f"{stage.title} moved the weights by {_percent(total['relative'])} of their norm (L2 {total['l2']:.4g}); one "
+        f"minus the cosine between the weights before and after is {1 - total['cosine']:.2g}. "
+    )
+    if len(changed) < len(tensors):
+        words += f"{len(tensors) - len(changed)} of {len(tensors)} tensors did not change at all. "
+    kinds = _by_relative(results["types"], stage)
+    layers = _by_relative(results["layers"], stage)
+    if kinds:
+        share = max(results["types"], key=lambda kind: kind[stage.pair]["l2"])
+        words += (
+            f"By type, {kinds[0]['type']} changed most for its size ({_percent(kinds[0][stage.pair]['relative'])}) and "
+            f"{kinds[-1]['type']} least ({_percent(kinds[-1][stage.pair]['relative'])}); {share['type']} holds "
+            f"{_percent((share[stage.pair]['l2'] / total['l2']) ** 2)} of the squared change and "
+            f"{_percent(share['parameters'] / results['total']['parameters'])} of the parameters. "
+        )
+    if len(layers) > 1:
+        most = ", ".join(str(layer["layer"]) for layer in layers[:3])
+        words += (
+            f"By layer, norms and biases left aside, the largest relative changes are in {most} (layer "
+            f"{layers[0]['layer']}: "
+            f"{_percent(layers[0][stage.pair]['relative'])}), the smallest in layer {layers[-1]['layer']} "
+            f"({_percent(layers[-1][stage.pair]['relative'])})."
+        )
+    lines += _paragraph(words)
+    columns = f"{'tensors':>7}  {'parameters':>14}  {'relative':>10}  {'L2':>10}  {'of all squared change':>21}"
+    lines += ["", f"  {'type':10}  {columns}"]
+    for kind in results["types"]:
+        figures = kind[stage.pair]
+        lines.append(
+            f"  {kind['type']:10}  {kind['tensors']:7}  {kind['parameters']:14,}  {_percent(figures['relative']):>10}  "
+            f"{figures['l2']:10.4g}  {_percent((figures['l2'] / total['l2']) ** 2):>21}"
+        )
+    for key, title in (("relative", "Largest relative change"), ("l2", "Largest L2 change")):
+        measured = [tensor for tensor in changed if tensor[stage.pair][key] is not None]
+        lines += ["", f"  {title}:"]
+        for tensor in sorted(measured, key=lambda tensor: -tensor[stage.pair][key])[:_LISTED]:
+            figures = tensor[stage.pair]
+            lines.append(f"    {_percent(figures['relative']):>10}   L2 {figures['l2']:<10.4g} {tensor['name']}")
+    return lines
+
+
+def _relation(results: Record) -> list[str]:
+    total = results["total"]
+    lines = _heading("How the two stages relate")
+    if total["delta_cosine"] is None:
+        return [*lines, *_paragraph("At least one stage changed nothing, so there are no two changes to compare.")]
+    ratio = total["cpt_sft"]["l2"] / total["base_cpt"]["l2"]
+    chance = 1 / math.sqrt(total["parameters"])
+    lines += _paragraph(
+        f"SFT moved the weights {ratio:.3g} times as far as CPT. The cosine between the two changes is "
+        f"{total['delta_cosine']:.4f}: {_direction(total['delta_cosine'])}. (Between random directions in so many "
+        f"dimensions it would be within about {chance:.1g} of 0.) From base to SFT the weights moved by "
+        f"{_percent(total['base_sft']['relative'])}, L2 {total['base_sft']['l2']:.4g}; that contains CPT and is not "
+        "what SFT did."
+    )
+    defined = [kind for kind in results["types"] if kind["delta_cosine"] is not None]
+    by_type = ", ".join(f"{kind['type']} {kind['delta_cosine']:.3f}" for kind in defined)
+    lines += _paragraph(f"Cosine of the two changes by type: {by_type}.")
+    rho = results["rank_correlation"]
+    if rho["relative"] is not None:
+        within = [kind for kind in results["types"] if kind["rank_correlation"]["relative"] is not None]
+        by_type = ", ".join(f"{k['type']} {k['rank_correlation']['relative']:.2f} (n={k['tensors']})" for k in within)
+        lines += _paragraph(
+            f"Over all tensors, Spearman's rank correlation between the sizes of the two changes is "
+            f"{rho['relative']:.2f} for relative change and {_number(rho['l2'])} for L2. Within one type, where the "
+            f"type no longer explains it (a tensor's shape and place still may), it is, for relative change: "
+            f"{by_type or 'not defined'}."
+        )
+    return lines
+
+
+def _limits(results: Record) -> list[str]:
+    lines = _heading("What these figures do not show")
+    limits = list(_LIMITS)
+    for dtype, step in _STEPS.items():
+        stored = [role for role, c in results["checkpoints"].items() if dtype in c["dtype"].split(", ")]
+        if stored:
+            limits.append(
+                f"{', '.join(stored)}: stored in {dtype}, where neighbouring numbers are {step} apart. A weight that "
+                "training moved by less than half of that is written back unchanged, and one that crosses the middle "
+                "is written a whole step away, so small changes here are partly rounding."
+            )
+    for limit in limits:
+        lines += textwrap.wrap(limit, _WIDTH, initial_indent="- ", subsequent_indent="  ")
+    return lines
+
+
+def _direction(cosine: float) -> str:
+    if cosine > 0.5:
+        return "SFT mostly goes on in the direction of CPT"
+    if cosine > 0.1:
+        return "SFT goes on a little in the direction of CPT"
+    if cosine >= -0.1:
+        return "the two directions are close to a right angle, so SFT neither goes on with CPT nor undoes it"
+    if cosine >= -0.5:
+        return "SFT takes back a part of what CPT did"
+    return "SFT mostly undoes CPT"
+
+
+def _by_relative(records: Sequence[Record], stage: Stage) -> list[Record]:
+    defined = [record for record in records if record[stage.pair]["relative"] is not None]
+    return sorted(defined, key=lambda record: -record[stage.pair]["relative"])
+
+
+def _percent(share: float | None) -> str:
+    return "undefined" if share is None else f"{100 * share:.3g} %"
+
+
+def _number(value: float | None) -> str:
+    return "not defined" if value is None else f"{value:.2f}"
+
+
+def _heading(text: str) -> list[str]:
+    return [text, "-" * len(text)]
+
+
+def _paragraph(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH)
