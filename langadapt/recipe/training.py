@@ -1,0 +1,151 @@
+"""Settings of stages 2 and 3: our own keys, and transformers' TrainingArguments under their own names."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import Field, ValidationInfo, create_model, field_validator
+from transformers.training_args import TrainingArguments
+
+from langadapt.recipe.settings import Settings, load_settings
+
+_NO_EVALUATION = (
+    "There is no evaluation while training; stage 4 measures any checkpoint-N folder: python 4_evaluate.py."
+)
+_NO_SHARDING = "Large models are spread over the GPUs by DeepSpeed ZeRO-2: deepspeed: configs/deepspeed/zero2.json."
+_ABSENT = {
+    "eval_strategy": _NO_EVALUATION,
+    "eval_steps": _NO_EVALUATION,
+    "eval_delay": _NO_EVALUATION,
+    "eval_on_start": _NO_EVALUATION,
+    "load_best_model_at_end": _NO_EVALUATION,
+    "metric_for_best_model": _NO_EVALUATION,
+    "greater_is_better": _NO_EVALUATION,
+    "fsdp": _NO_SHARDING,
+    "fsdp_config": _NO_SHARDING,
+    "parallelism_config": _NO_SHARDING,
+    "gradient_checkpointing": "It is now called `activation_checkpointing`.",
+    "gradient_checkpointing_kwargs": "It is now called `activation_checkpointing_kwargs`.",
+    "local_rank": "The launcher sets it.",
+    "logging_nan_inf_filter": "A loss that is no number always stops the run.",
+}
+_LIMITS: dict[str, dict[str, float]] = {
+    "per_device_train_batch_size": {"gt": 0},
+    "gradient_accumulation_steps": {"gt": 0},
+    "num_train_epochs": {"gt": 0},
+    "learning_rate": {"gt": 0},
+    "warmup_steps": {"ge": 0},
+    "logging_steps": {"gt": 0},
+    "save_steps": {"gt": 0},
+}
+
+
+class TrainingSettings(Settings):
+    """Our own keys. `load_training_settings` adds every TrainingArguments key that is not among them."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        **_ABSENT,
+        "warmup_ratio": "Write the ratio into `warmup_steps`: 0.03 is 3 % of all steps, 30 is thirty steps.",
+        "overwrite_output_dir": "A run resumes by default; to start anew, choose another `output_dir` or delete it.",
+        "evaluation_strategy": _NO_EVALUATION,
+        "save_safetensors": "Weights are always saved as safetensors.",
+        "group_by_length": "Write `train_sampling_strategy: group_by_length`.",
+        "logging_dir": "TensorBoard's files are in `output_dir`/runs; the variable TENSORBOARD_LOGGING_DIR moves them.",
+        "no_cuda": "It is now called `use_cpu`.",
+        "tokenizer": "The tokenizer is the one in `model_name_or_path`.",
+        "model": "It is called `model_name_or_path`.",
+    }
+
+    stage: Literal["pt", "sft"] = Field(description="pt: continual pretraining on texts; sft: fine-tuning on answers")
+    finetuning_type: Literal["full"] = Field("full", description="full: every parameter is trained")
+    model_name_or_path: str = Field(description="the model to start from: a Hugging Face folder or hub name")
+    trust_remote_code: bool = Field(False, description="run Python code that the model's folder brings along")
+    template: str | None = Field(None, description="chat template for sft: chatml, or null for the tokenizer's own")
+    dataset: str = Field(description="a file that stage 1 wrote")
+    cutoff_len: int = Field(description="tokens a sequence: blocks of pt; longer records of sft are left out", gt=1)
+    packing: bool | None = Field(None, description="documents share blocks, isolated from each other; pt always packs")
+    output_dir: str = Field(description="where the model, its checkpoints and its log go")
+    resume_from_checkpoint: bool | str = Field(
+        True,
+        description="true: from the last complete checkpoint, if any; a folder: from that one; "
+        "false: never, and stop if output_dir holds a run already",
+    )
+    deepspeed: str | None = Field(None, description="a DeepSpeed JSON (ZeRO stage 0 to 2), or null for none")
+    bf16: bool = Field(False, description="bfloat16 arithmetic with float32 master weights; the model is saved as bf16")
+    fp16: bool = Field(False, description="float16 arithmetic, for GPUs without bfloat16")
+    use_cpu: bool = Field(False, description="train on the CPU; set where no GPU is visible")
+    report_to: str | list[str] = Field("tensorboard", description="trackers to write to as well; none for none")
+    logging_steps: float = Field(10, description="optimizer steps a log line", gt=0)
+
+    @field_validator("packing")
+    @classmethod
+    def _packing_is_for_pt(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value is True and info.data.get("stage") == "sft":
+            raise ValueError("conversations are not packed; leave it out for stage: sft")
+        if value is False and info.data.get("stage") == "pt":
+            raise ValueError("stage: pt always packs; leave it out")
+        return value
+
+    @field_validator("fp16")
+    @classmethod
+    def _one_precision(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("bf16"):
+            raise ValueError("bf16 is true as well; choose one")
+        return value
+
+    def trainer_keys(self) -> dict[str, Any]:
+        """Return the values for TrainingArguments: the keys that were set, and the defaults that are ours."""
+        names = {field.name for field in dataclasses.fields(TrainingArguments)} - {"resume_from_checkpoint"}
+        chosen = self.model_fields_set | set(TrainingSettings.model_fields)
+        return {name: getattr(self, name) for name in names & chosen}
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the keys that were set and all of our own as plain values: itself a recipe. Never holds a token."""
+        chosen = self.model_fields_set | set(TrainingSettings.model_fields)
+        return self.model_dump(mode="json", include=chosen - {"hub_token"})
+
+
+def load_training_settings(config: str | Path | None, overrides: Sequence[str] = ()) -> TrainingSettings:
+    """Read and check a training recipe; raises `UserError` listing every problem. Loads no model."""
+    return load_settings(SETTINGS, config, overrides)
+
+
+def _trainer_fields() -> dict[str, Any]:
+    """Return a pydantic field for each TrainingArguments key that is not ours and makes sense here."""
+    hints = typing.get_type_hints(TrainingArguments)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainingArguments):
+        if field.name in TrainingSettings.model_fields or field.name in _ABSENT:
+            continue
+        help_text = str(field.metadata.get("help", "")).replace("%%", "%")
+        options: dict[str, Any] = {"description": help_text, "validate_default": True, **_LIMITS.get(field.name, {})}
+        if field.default_factory is not dataclasses.MISSING:
+            options["default_factory"] = field.default_factory
+        else:
+            options["default"] = field.default
+        fields[field.name] = (_strict_type(hints[field.name], field.metadata.get("choices")), Field(**options))
+    return fields
+
+
+def _strict_type(hint: Any, choices: Any) -> Any:
+    """Narrow ``SomeEnum | str`` to the enum, and a string with choices to those, so that misspelt values are errors."""
+    parts = typing.get_args(hint) or (hint,)
+    if choices is not None:
+        literal: Any = Literal.__getitem__(tuple(choices))
+        return literal | None if type(None) in parts else literal
+    if any(isinstance(part, type) and issubclass(part, enum.Enum) for part in parts):
+        return reduce(or_, [part for part in parts if part is not str])
+    return hint
+
+
+SETTINGS = cast(
+    type[TrainingSettings],
+    create_model("Training", __base__=TrainingSettings, **_trainer_fields()),
+)

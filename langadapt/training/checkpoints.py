@@ -1,0 +1,161 @@
+"""Which checkpoint to go on from.
+
+The Trainer writes a checkpoint in place, file by file and rank by rank, so a folder's name proves nothing. A checkpoint
+counts when it holds `RUN_FILE`, which is written after every rank is done and says which run it belongs to. The
+finished model has the same file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from langadapt.errors import UserError
+from langadapt.files import read_json_file
+from langadapt.models import check_model_folder
+from langadapt.recipe.training import TrainingSettings
+
+RUN_FILE = "training_run.json"
+Run = dict[str, Any]
+
+_LENGTH = {"max_steps", "num_train_epochs"}
+# What may change between a run and its continuation: where things go, and how often they are written.
+_FREE = _LENGTH | {
+    "output_dir",
+    "dataset",  # its hash counts
+    "model_name_or_path",  # its fingerprint counts
+    "deepspeed",  # its content counts
+    "resume_from_checkpoint",
+    "report_to",
+    "disable_tqdm",
+    "run_name",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "activation_checkpointing",  # memory for time, the same result
+    "hub_token",
+}
+_FREE_PREFIXES = ("logging_", "log_level", "hub_", "push_", "dataloader_num", "dataloader_p", "ddp_timeout")
+
+
+def describe_run(settings: TrainingSettings, dataset_sha256: str, world_size: int) -> Run:
+    """Return all that has to be the same for a checkpoint to be continued, as plain values."""
+    return {
+        "world_size": world_size,
+        "dataset_sha256": dataset_sha256,
+        "base_model": _fingerprint(settings.model_name_or_path),
+        "deepspeed": read_json_file(settings.deepspeed) if settings.deepspeed else None,
+        "settings": settings.model_dump(mode="json", exclude={"hub_token"}),
+    }
+
+
+def is_finished(output_dir: str | Path, run: Run) -> bool:
+    """Say whether the finished model of this very run stands in ``output_dir``."""
+    folder = Path(output_dir)
+    if not (folder / RUN_FILE).is_file() or not (folder / "config.json").is_file():
+        return False
+    done = read_json_file(folder / RUN_FILE)
+    check_model_folder(folder)
+    return not differences(done, run) and all(done["settings"][key] == run["settings"][key] for key in _LENGTH)
+
+
+def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
+    """Return the checkpoint folder to resume from, None to start at the beginning.
+
+    Raises `UserError` when the checkpoint belongs to another run, naming what differs, and when the recipe asks to
+    start anew where a run already is.
+    """
+    folder = Path(settings.output_dir)
+    choice = settings.resume_from_checkpoint
+    if choice is False:
+        if steps_of(folder) or (folder / "config.json").exists():
+            raise UserError(
+                f"{folder}: holds a run already, and resume_from_checkpoint is false. Choose another output_dir, or "
+                "delete that folder."
+            )
+        return None
+    if isinstance(choice, str):
+        checkpoint: Path | None = Path(choice)
+        if not (Path(choice) / RUN_FILE).is_file():
+            raise UserError(f"resume_from_checkpoint={choice}: no complete checkpoint ({RUN_FILE} is not there).")
+    else:
+        complete = [step for step in steps_of(folder) if is_complete(folder / f"checkpoint-{step}")]
+        checkpoint = folder / f"checkpoint-{max(complete)}" if complete else None
+    if checkpoint is not None:
+        _require_same_run(checkpoint, run)
+    return checkpoint
+
+
+def reached_the_end(checkpoint: Path, run: Run) -> bool:
+    """Say whether a checkpoint is the last one of its run, so that only the finished model is missing."""
+    state = read_json_file(checkpoint / "trainer_state.json")
+    settings = read_json_file(checkpoint / RUN_FILE)["settings"]
+    same_length = all(settings[key] == run["settings"][key] for key in _LENGTH)
+    steps = state["max_steps"] if same_length else max(run["settings"]["max_steps"], 0) or float("inf")
+    return bool(state["global_step"] >= steps)
+
+
+def set_aside_incomplete(output_dir: str | Path) -> list[str]:
+    """Rename half-written checkpoints so that nothing takes them for whole; return one sentence about each."""
+    folder, said = Path(output_dir), []
+    for step in steps_of(folder):
+        checkpoint = folder / f"checkpoint-{step}"
+        if not is_complete(checkpoint):
+            aside = folder / f"incomplete-checkpoint-{step}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(checkpoint, aside)
+            said.append(f"{checkpoint} was never finished; it is now {aside}, and may be deleted")
+    return said
+
+
+def differences(done: Run, run: Run) -> list[str]:
+    """Return what differs between two runs, one ``key: then, now`` each, leaving out what may change."""
+    keys = [key for key in ("world_size", "dataset_sha256", "base_model", "deepspeed") if done[key] != run[key]]
+    found = [f"{key}: {done[key]} then, {run[key]} now" for key in keys]
+    for key in sorted(done["settings"].keys() & run["settings"].keys()):
+        then, now = done["settings"][key], run["settings"][key]
+        if then != now and key not in _FREE and not key.startswith(_FREE_PREFIXES):
+            found.append(f"{key}: {then} then, {now} now")
+    return found
+
+
+def steps_of(output_dir: Path) -> list[int]:
+    """Return the N of every checkpoint-N folder, whole or not, in order."""
+    if not output_dir.is_dir():
+        return []
+    matches = (re.fullmatch(r"checkpoint-(\d+)", path.name) for path in output_dir.iterdir() if path.is_dir())
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Say whether a checkpoint was written to its end, by every rank."""
+    return (checkpoint / RUN_FILE).is_file()
+
+
+def _require_same_run(checkpoint: Path, run: Run) -> None:
+    found = differences(read_json_file(checkpoint / RUN_FILE), run)
+    if found:
+        raise UserError(
+            f"{checkpoint}: belongs to a run that differs from this one:\n  "
+            + "\n  ".join(found)
+            + "\nStart with what it was made with (world_size is NPROC_PER_NODE x NNODES), choose another output_dir, "
+            "or delete the folder."
+        )
+
+
+def _fingerprint(model: str) -> str:
+    """Return a hash of a model folder's weights, by size and both ends of every file; the name of a hub model."""
+    if not Path(model).is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in check_model_folder(model):
+        size = path.stat().st_size
+        with open(path, "rb") as handle:
+            digest.update(f"{path.name} {size}".encode() + handle.read(2**20))
+            handle.seek(max(0, size - 2**20))
+            digest.update(handle.read())
+    return digest.hexdigest()

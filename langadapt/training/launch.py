@@ -1,0 +1,94 @@
+"""python -m langadapt.training.launch CONFIG [key=value ...]: check, prepare the data, start one process a GPU.
+
+What 2_train_cpt.sh and 3_train_sft.sh run. Without a GPU it starts NPROC_PER_NODE processes (default 1) on the CPU. On
+several machines run it on each with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, as with torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as torchrun
+
+from langadapt.errors import UserError, run_command
+from langadapt.files import sha256_of
+from langadapt.recipe.command_line import describe_keys
+from langadapt.recipe.training import SETTINGS, TrainingSettings, load_training_settings
+from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished, set_aside_incomplete
+from langadapt.training.data import prepare_tokens, tokens_folder
+
+
+def main() -> None:
+    """Launch the run that the command line describes."""
+    parser = argparse.ArgumentParser(
+        description="Train a model as a recipe says, on every GPU of this machine, or on the CPU.",
+        epilog=describe_keys(SETTINGS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="recipe, e.g. configs/quickstart/cpt.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, e.g. seed=1")
+    arguments = parser.parse_args()
+    config, overrides = arguments.config, arguments.overrides
+    settings = load_training_settings(config, overrides)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said out loud, or it warns about every process started
+    ranks, nodes = _ranks_here(settings), _from_environment("NNODES", 1)
+    # Imports the Trainer, and with it DeepSpeed, which looks for its device at once: `_ranks_here` has settled that.
+    from langadapt.training.preflight import check
+
+    tokenizer = check(settings, config)
+    dataset_sha256 = sha256_of(settings.dataset)
+    run = describe_run(settings, dataset_sha256, ranks * nodes)
+    if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
+        print(f"{settings.output_dir}: this run is finished already; nothing to do.")
+        return
+    choose_checkpoint(settings, run)
+    if _from_environment("NODE_RANK", 0) == 0:
+        for sentence in set_aside_incomplete(settings.output_dir):
+            print(sentence)
+    print(f"{settings.dataset}: encoding it for {settings.model_name_or_path}", flush=True)
+    prepare_tokens(settings, tokenizer, tokens_folder(settings, tokenizer, dataset_sha256))
+    _start(config, overrides, ranks, nodes)
+
+
+def _ranks_here(settings: TrainingSettings) -> int:
+    """Return how many processes to start on this machine, and make it known when they train on the CPU."""
+    gpus = 0 if settings.use_cpu else torch.cuda.device_count()
+    ranks = _from_environment("NPROC_PER_NODE", gpus or 1)
+    if gpus and ranks > gpus:
+        raise UserError(f"NPROC_PER_NODE is {ranks}, but only {gpus} GPUs are visible. Lower it, or set use_cpu=true.")
+    if not gpus:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        print(f"training on the CPU, {ranks} rank{'s' if ranks > 1 else ''}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    return ranks
+
+
+def _start(config: str, overrides: list[str], ranks: int, nodes: int) -> None:
+    """Run `langadapt.training` under torchrun; end with the exit code of the rank that failed first, if one does."""
+    where = [f"--nproc-per-node={ranks}", f"--nnodes={nodes}"]
+    for variable in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if nodes > 1 and variable in os.environ:
+            where.append(f"--{variable.lower().replace('_', '-')}={os.environ[variable]}")
+    try:
+        torchrun([*where, "--module", "langadapt.training", config, *overrides])
+    except ChildFailedError as error:
+        sys.exit(abs(error.get_first_failure()[1].exitcode) or 1)
+    except SignalException as error:
+        print("stopped; the same command goes on from the last complete checkpoint", file=sys.stderr)
+        sys.exit(128 + error.sigval)
+
+
+def _from_environment(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit() or (int(text) == 0 and name != "NODE_RANK"):
+        raise UserError(f"the environment variable {name} is {text!r}: expected a number.")
+    return int(text)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,86 @@
+"""What can be known before any model is loaded: checked in one process, in seconds, each fault with its way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedTokenizerBase
+
+from langadapt.errors import UserError
+from langadapt.files import read_json_file, require_file
+from langadapt.models import find_model, load_tokenizer
+from langadapt.models.templates import set_chat_template
+from langadapt.recipe.training import TrainingSettings
+from langadapt.training.trainer import training_arguments
+
+
+def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizerBase:
+    """Check everything but the data's content; return the tokenizer, with its chat template for stage sft.
+
+    ``config`` is the recipe's file: the files beside it are the recipes of the stages before. Raises `UserError`.
+    """
+    require_file(settings.dataset, f"Stage 1 has not run; run it with: {_preprocess(config)}")
+    _check_model_is_there(settings, config)
+    _check_gpu(settings)
+    if settings.deepspeed is not None:
+        stage = read_json_file(settings.deepspeed).get("zero_optimization", {}).get("stage", 0)
+        if stage == 3:
+            raise UserError(f"{settings.deepspeed}: ZeRO stage 3 is not supported; use configs/deepspeed/zero2.json.")
+    # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
+    training_arguments(settings, deepspeed=None, use_cpu=True, tf32=None)
+    tokenizer = load_tokenizer(settings.model_name_or_path)
+    if settings.stage == "sft":
+        set_chat_template(tokenizer, settings.template)
+    _check_sizes(settings, tokenizer)
+    return tokenizer
+
+
+def _check_model_is_there(settings: TrainingSettings, config: str | Path) -> None:
+    try:
+        find_model(settings.model_name_or_path)
+    except UserError as error:
+        cpt = Path(config).parent / "cpt.yaml"
+        if settings.stage == "sft" and cpt.is_file():
+            raise UserError(f"{error}\nStage 2 has not run; run it with: bash 2_train_cpt.sh {cpt}") from None
+        raise UserError(f"{error}\nStage 1 can fetch it: {_preprocess(config)} --download") from None
+
+
+def _preprocess(config: str | Path) -> str:
+    recipe = Path(config).parent / "preprocess.yaml"
+    return "python 1_preprocess.py" + (f" --config {recipe}" if recipe.is_file() else "")
+
+
+def _check_gpu(settings: TrainingSettings) -> None:
+    """Only a few keys need a GPU: everything else also runs on the CPU, if slowly."""
+    if torch.cuda.device_count():
+        return
+    keys = settings.trainer_keys()
+    needed = [key for key in ("fp16", "tf32", "use_liger_kernel") if keys.get(key)]
+    if "use_cpu" in settings.model_fields_set and not settings.use_cpu:
+        needed.append("use_cpu=false")
+    if needed:
+        raise UserError(
+            f"no GPU is visible here, and {', '.join(needed)} needs one. Check CUDA_VISIBLE_DEVICES and nvidia-smi, or "
+            "take the key out: bf16 and float32 also run on the CPU."
+        )
+
+
+def _check_sizes(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+    try:
+        loaded = AutoConfig.from_pretrained(
+            settings.model_name_or_path, trust_remote_code=settings.trust_remote_code
+        ).get_text_config()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{settings.model_name_or_path}: its config.json could not be read ({error}).") from None
+    longest = getattr(loaded, "max_position_embeddings", None)
+    if longest is not None and settings.cutoff_len > longest:
+        raise UserError(
+            f"cutoff_len is {settings.cutoff_len}, but {settings.model_name_or_path} was made for at most {longest} "
+            f"tokens (max_position_embeddings). Lower cutoff_len."
+        )
+    if len(tokenizer) > loaded.vocab_size:
+        raise UserError(
+            f"{settings.model_name_or_path}: the tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{loaded.vocab_size}. Take both from the same model."
+        )

@@ -1,0 +1,275 @@
+"""Stages 2 and 3 run for real on the CPU: what they write, how they resume, how they refuse."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import CHINESE, ENGLISH, REPOSITORY, TIBETAN
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from langadapt.errors import UserError
+from langadapt.files import read_json_file, write_json_array
+from langadapt.models import encode_text, is_chat_model, load_model, load_tokenizer
+from langadapt.recipe.training import load_training_settings
+from langadapt.training import __main__ as stage
+from langadapt.training import launch
+from langadapt.training.checkpoints import set_aside_incomplete
+from langadapt.training.progress import draw_loss_curve, read_log
+
+TEXTS = [*TIBETAN, *CHINESE, *ENGLISH]
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_json_array(folder / "cpt.json", [{"text": " ".join(TEXTS[i % 12 : i % 12 + 3])} for i in range(60)])
+    pairs = [{"instruction": TEXTS[i % 12], "input": "", "output": TEXTS[(i + 5) % 12]} for i in range(24)]
+    write_json_array(folder / "sft.json", pairs)
+    return folder
+
+
+def recipe(stage_name: str, model: Path, data: Path, output: Path, **changes: Any) -> Path:
+    """Write a recipe of eight steps with checkpoints at 4 and 8."""
+    keys = {
+        "stage": stage_name,
+        "model_name_or_path": str(model),
+        "dataset": str(data / ("cpt.json" if stage_name == "pt" else "sft.json")),
+        "output_dir": str(output),
+        "cutoff_len": 64,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "cosine",
+        "max_steps": 8,
+        "save_steps": 4,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+    }
+    path = output.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(keys | changes))
+    return path
+
+
+def train(config: Path, *overrides: str) -> Path:
+    """Train in this process, as one rank would; return the output folder."""
+    arguments, sys.argv = sys.argv, ["langadapt.training", str(config), *overrides]
+    try:
+        stage.main()
+    finally:
+        sys.argv = arguments
+    return Path(load_training_settings(config, overrides).output_dir)
+
+
+def launch_here(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the launcher in this process: for what it says before it would start another."""
+    for variable in ("DS_ACCELERATOR", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(variable, os.environ.get(variable, "1"))
+    monkeypatch.setattr(sys, "argv", ["langadapt.training.launch", str(config)])
+    launch.main()
+
+
+def losses(output: Path) -> list[tuple[int, float]]:
+    return [(record["step"], record["loss"]) for record in read_log(output)]
+
+
+@pytest.fixture(scope="session")
+def pretrained(tiny_model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(recipe("pt", tiny_model, data, tmp_path_factory.mktemp("runs") / "cpt"))
+
+
+def token_mean_loss(model_folder: Path, data: Path, blocks: int, length: int) -> float:
+    """The mean loss a token over the first ``blocks`` blocks, each document of a block by itself."""
+    model, tokenizer = load_model(str(model_folder)), load_tokenizer(str(model_folder))
+    end = tokenizer.eos_token_id
+    pieces, offset = [], 0
+    for record in read_json_file(data / "cpt.json"):
+        ids = [end, *encode_text(tokenizer, record["text"]), end]
+        cuts = [0, *[i for i in range(1, len(ids)) if (offset + i) % length == 0], len(ids)]
+        pieces += [(offset + a, ids[a:b]) for a, b in pairwise(cuts) if b - a > 1]
+        offset += len(ids)
+    total, count = 0.0, 0
+    for start, ids in pieces:
+        if start < blocks * length:
+            with torch.no_grad():
+                total += float(model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss) * (len(ids) - 1)
+            count += len(ids) - 1
+    return total / count
+
+
+def test_the_result_is_a_plain_model_folder(pretrained: Path, tiny_model: Path) -> None:
+    base, model = AutoModelForCausalLM.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(pretrained)
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    assert tokenizer.decode(tokenizer(TIBETAN[0])["input_ids"]) == TIBETAN[0]
+    assert model.dtype == torch.float32
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.config.use_cache
+    assert not torch.equal(model.lm_head.weight, base.lm_head.weight)
+    assert losses(pretrained)[-1][1] < losses(pretrained)[0][1]
+    assert not is_chat_model(tokenizer, GenerationConfig.from_pretrained(pretrained))
+    inside = {path.name for path in pretrained.iterdir()}
+    assert {"training_settings.yaml", "training_log.jsonl", "loss_curve.png", "README.md"} <= inside
+    assert not [name for name in inside if name.endswith((".bin", ".tmp")) or name.startswith("tokens-")]
+    load_training_settings(pretrained / "training_settings.yaml")
+
+
+def test_resume_after_a_killed_save_gives_the_same_losses_to_the_last_bit(
+    pretrained: Path, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """The state a kill leaves: checkpoint-8 without the mark of a whole one, later steps logged, no finished model."""
+    output = tmp_path / "cpt"
+    shutil.copytree(pretrained, output)
+    for name in ("config.json", "model.safetensors", "checkpoint-8/training_run.json"):
+        (output / name).unlink()
+    (output / "checkpoint-8" / "model.safetensors").write_bytes(b"half")
+    assert "checkpoint-8 was never finished" in set_aside_incomplete(output)[0]
+    train(recipe("pt", tiny_model, data, output))
+    assert losses(output) == losses(pretrained)
+    weights = "model.safetensors"
+    assert (output / weights).read_bytes() == (pretrained / weights).read_bytes()
+
+
+def test_a_run_that_lacks_only_the_finished_model_is_finished_without_a_step(
+    pretrained: Path, tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "cpt"
+    shutil.copytree(pretrained, output)
+    (output / "config.json").unlink()
+    train(recipe("pt", tiny_model, data, output))
+    assert losses(output) == losses(pretrained)
+    assert (output / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_says_so_and_does_nothing(
+    pretrained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (pretrained / "model.safetensors").stat().st_mtime_ns
+    launch_here(pretrained.with_suffix(".yaml"), monkeypatch)
+    assert "finished already" in capsys.readouterr().out
+    assert (pretrained / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_loss_is_the_mean_over_tokens_of_the_whole_batch(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    output = train(recipe("pt", tiny_model, data, tmp_path / "run", max_steps=1, train_sampling_strategy="sequential"))
+    assert losses(output)[0][1] == pytest.approx(token_mean_loss(tiny_model, data, blocks=4, length=64), rel=1e-5)
+
+
+def test_fine_tuning_makes_a_chat_model_and_so_are_its_checkpoints(
+    pretrained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = train(recipe("sft", pretrained, data, tmp_path / "sft", bf16=True, max_steps=4))
+    for folder in (output, output / "checkpoint-4"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        assert is_chat_model(tokenizer, GenerationConfig.from_pretrained(folder))
+    assert AutoModelForCausalLM.from_pretrained(output).dtype == torch.bfloat16
+    assert load_model(str(output / "checkpoint-4"), "auto").dtype == torch.float32
+    assert f"{TEXTS[5]}<|im_end|>«" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["learning_rate=1e-4"], "learning_rate: 0.001 then, 0.0001 now"),
+        (["seed=1", "cutoff_len=32"], "cutoff_len: 64 then, 32 now\n  seed: 42 then, 1 now"),
+        (["resume_from_checkpoint=false"], "holds a run already"),
+        (["cutoff_len=1024"], "at most 512"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(pretrained: Path, overrides: list[str], expected: str) -> None:
+    before = (pretrained / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(UserError) as caught:
+        train(pretrained.with_suffix(".yaml"), *overrides)
+    assert expected in str(caught.value)
+    assert (pretrained / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_diverging_loss_stops_the_run(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    config = recipe("pt", tiny_model, data, tmp_path / "run", learning_rate=1e30, max_grad_norm=0, save_steps=2)
+    with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d"):
+        train(config)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("points", [1, 3, 3000])
+def test_the_loss_curve_is_drawn_for_few_and_many_points(tmp_path: Path, points: int) -> None:
+    rows = [{"step": 10 * i, "loss": 3 + math.exp(-i / 300), "tokens_seen": 512 * i} for i in range(1, points + 1)]
+    (tmp_path / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    draw_loss_curve(tmp_path)
+    assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def shell(script: str, *arguments: str | Path, ranks: int = 1, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHON": sys.executable, "NPROC_PER_NODE": str(ranks), "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(REPOSITORY / script), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_a_missing_stage_is_an_error_with_the_command_that_makes_it(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    no_data = recipe("pt", tiny_model, tmp_path / "none", tmp_path / "cpt")
+    no_model = recipe("sft", tmp_path / "cpt", data, tmp_path / "sft")
+    (tmp_path / "preprocess.yaml").touch()
+    runs = [shell("2_train_cpt.sh", no_data, cwd=tmp_path), shell("3_train_sft.sh", "sft.yaml", cwd=tmp_path)]
+    commands = [f"python 1_preprocess.py --config {tmp_path}/preprocess.yaml", f"bash 2_train_cpt.sh {no_data}"]
+    for run, command in zip(runs, commands, strict=True):
+        _, error = run.communicate(timeout=120)
+        assert run.returncode == 2
+        assert command in error
+        assert "Traceback" not in error
+    assert no_model.is_file()
+    assert not (tmp_path / "cpt").exists()
+
+
+def test_two_ranks_with_zero2_stop_resume_and_get_the_same_losses_to_the_last_bit(
+    tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {
+        "deepspeed": "configs/deepspeed/zero2.json",
+        "gradient_accumulation_steps": 1,
+        "train_sampling_strategy": "sequential",
+        "save_steps": 2,
+        "max_steps": 12,
+    }
+    straight = shell("2_train_cpt.sh", recipe("pt", tiny_model, data, tmp_path / "straight", **options), ranks=2)
+    output, error = straight.communicate(timeout=300)
+    assert straight.returncode == 0, error
+    assert "resuming" not in output
+
+    config = recipe("pt", tiny_model, data, tmp_path / "stopped", **options)
+    stopped = shell("2_train_cpt.sh", config, ranks=2)
+    while not (tmp_path / "stopped" / "checkpoint-2" / "training_run.json").exists():
+        assert stopped.poll() is None, stopped.communicate()
+        time.sleep(0.01)
+    stopped.send_signal(signal.SIGTERM)
+    _, error = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + signal.SIGTERM, error
+    assert not (tmp_path / "stopped" / "config.json").exists()
+
+    with pytest.raises(UserError, match="world_size: 2 then, 1 now"):
+        launch_here(config, monkeypatch)
+    resumed = shell("2_train_cpt.sh", config, ranks=2)
+    output, error = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, error
+    assert "resuming from" in output
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "straight")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("straight", "stopped")]
+    assert weights[0] == weights[1]
+    assert losses(tmp_path / "straight")[0][1] == pytest.approx(token_mean_loss(tiny_model, data, 4, 64), rel=1e-5)
