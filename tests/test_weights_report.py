@@ -93,7 +93,7 @@ def test_what_cannot_be_compared_ends_with_one_message(tmp_path: Path, run_scrip
     done = run_script("5_analyze_weights.py", "--output_dir", output, "top_q=3", "--top_k", "0")
     assert done.returncode == 2
     assert "Did you mean `top_k`?" in done.stderr
-    assert "`top_k` is 0" in done.stderr
+    assert "`top_k` is '0'" in done.stderr
     assert not output.exists()
 
 

@@ -1,0 +1,116 @@
+"""Run stages 1 to 5 in order, as a user would, and show what came out.
+
+    make quickstart          or: python -m langadapt.quickstart
+
+Every command is printed before it runs; each can be run again by hand. What an earlier quickstart wrote is deleted.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from langadapt.errors import UserError, run_command
+from langadapt.files import read_json_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = "configs/quickstart"
+RESULTS = Path("evaluation_results/quickstart")
+MODELS = {"base": "saves/quickstart/base", "cpt": "saves/quickstart/full/cpt", "sft": "saves/quickstart/full/sft"}
+WRITTEN = ("hf_data/quickstart", "saves/quickstart", str(RESULTS), "weight_analysis/quickstart")
+
+_EVALUATE = f"python 4_evaluate.py --config {RECIPE}/evaluate.yaml"
+COMMANDS = [
+    "python -m langadapt.quickstart.prepare",
+    f"bash 2_train_cpt.sh {RECIPE}/base.yaml",
+    f"python 1_preprocess.py --config {RECIPE}/preprocess.yaml",
+    f"bash 2_train_cpt.sh {RECIPE}/cpt.yaml",
+    f"bash 3_train_sft.sh {RECIPE}/sft.yaml",
+    *(f"{_EVALUATE} --model_path {path} --model_name {name}" for name, path in MODELS.items()),
+    f"{_EVALUATE} --compare",
+    f"python 5_analyze_weights.py --config {RECIPE}/weights.yaml",
+]
+TALK = f"python 6_test_inference.py --config {RECIPE}/inference.yaml"
+
+
+def main() -> None:
+    os.chdir(REPOSITORY)
+    for folder in WRITTEN:
+        shutil.rmtree(folder, ignore_errors=True)
+    console = Console(highlight=False)
+    started = time.monotonic()
+    for command in COMMANDS:
+        console.print(f"\n[bold]$ {command}[/bold]", soft_wrap=True)
+        _run(command)
+    results = {name: read_json_file(RESULTS / f"{name}_evaluation.json") for name in MODELS}
+    console.print()
+    console.print(results_table(results))
+    for sentence in verdicts(results):
+        console.print(sentence)
+    console.print(
+        f"{(time.monotonic() - started) / 60:.1f} minutes. Charts: {RESULTS}, {WRITTEN[-1]}. Talk to the model:"
+    )
+    console.print(f"\n[bold]$ {TALK}[/bold]", soft_wrap=True)
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Return the table of base, CPT and SFT; every score of translation with its floor in brackets."""
+    directions = sorted({direction for result in results.values() for direction in result["translation"]})
+    metrics = (("bleu", "BLEU"), ("chrf", "chrF"))
+    table = Table("", "bits/byte", *(f"{name} {direction}" for direction in directions for _, name in metrics))
+    for name, result in results.items():
+        scores = [_score(result["translation"].get(d), metric) for d in directions for metric, _ in metrics]
+        table.add_row(name, f"{result['perplexity']['bits_per_byte']:.3f}", *scores)
+    table.caption = "held-out text; in brackets the floor: the same metric with the references shuffled"
+    return table
+
+
+def verdicts(results: dict[str, Any]) -> list[str]:
+    """Say whether each stage did what it is for: CPT lowers bits per byte, SFT raises chrF far above the floor.
+
+    "Far above": SFT gains at least as much over CPT as the margin by which scores differ by chance, taken as a quarter
+    of its own distance to the floor.
+    """
+    base, cpt, sft = (results[name] for name in MODELS)
+    before, after = base["perplexity"]["bits_per_byte"], cpt["perplexity"]["bits_per_byte"]
+    sentences = [
+        f"CPT {'beats' if after < before else 'does NOT beat'} base in bits per byte: {before:.3f} to {after:.3f}."
+    ]
+    for direction, scores in sorted(sft["translation"].items()):
+        earlier, later = cpt["translation"][direction]["chrf"]["score"], scores["chrf"]["score"]
+        floor = scores["chrf"]["floor"]
+        beats = later - earlier > 0.25 * (later - floor) > 0
+        sentences.append(
+            f"SFT {'beats' if beats else 'does NOT clearly beat'} CPT in chrF, {direction}: "
+            f"{earlier:.1f} to {later:.1f}, floor {floor:.1f}."
+        )
+    return sentences
+
+
+def _score(direction: dict[str, Any] | None, metric: str) -> str:
+    if direction is None:
+        return "n/a"
+    floor = direction[metric]["floor"]
+    return f"{direction[metric]['score']:.1f} ({'n/a' if floor is None else f'{floor:.1f}'})"
+
+
+def _run(command: str) -> None:
+    """Run a command with this interpreter; raise `UserError` when it fails, since no later step can work."""
+    program, *arguments = shlex.split(command)
+    interpreter = [sys.executable] if program == "python" else [program]
+    finished = subprocess.run([*interpreter, *arguments], env=os.environ | {"PYTHON": sys.executable}, check=False)
+    if finished.returncode:
+        raise UserError(f"the command above ended with exit code {finished.returncode}; see its message.")
+
+
+if __name__ == "__main__":
+    run_command(main)

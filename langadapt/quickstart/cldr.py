@@ -1,0 +1,144 @@
+"""Parallel text without a download: dates and names in Tibetan, Chinese and English from the Unicode CLDR.
+
+The locale data that comes with Babel holds true translations of each other: names of territories, languages and
+scripts, and the patterns by which dates are written. They are put into the files and layouts that the Tibetan recipe
+reads, so that every line of the real path runs.
+"""
+
+from __future__ import annotations
+
+import datetime
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from babel import Locale
+from babel.dates import format_date
+
+from langadapt.files import write_json, write_text
+
+LANGUAGES = ("bo", "zh", "en")
+_LOCALES = {code: Locale.parse(code) for code in LANGUAGES}
+_STYLES = ("full", "long")
+
+# Years apart, so that no date stands in two kinds of text: the base model's trace of Tibetan, the monolingual text,
+# and the pairs, from which the test sets are drawn.
+_TRACE_YEARS = range(1880, 1900)
+_MONO_YEARS = range(1900, 1950)
+_PAIR_YEARS = range(1950, 2040)
+
+Triplet = dict[str, str]
+
+
+def write_sources(folder: Path, seed: int, pairs: int, documents: int, instructions: int) -> None:
+    """Write CUTE-Datasets and tibetan-mix-instruction-tuning-60K, in their own layouts, below ``folder``.
+
+    ``pairs``: lines of parallel text; ``documents``: lines of Tibetan text; ``instructions``: records of each kind.
+    """
+    chance = random.Random(seed)
+    triplets = [*terms(), *dates(_PAIR_YEARS, pairs + instructions, chance)]
+    chance.shuffle(triplets)
+    parallel, asked = triplets[:pairs], triplets[pairs : pairs + instructions]
+    for code in LANGUAGES:
+        _write_lines(folder / f"CUTE-Datasets/parallel-corpus/{code}.txt", (triplet[code] for triplet in parallel))
+    mono = (_document("bo", _MONO_YEARS, chance) for _ in range(documents))
+    _write_lines(folder / "CUTE-Datasets/non-parallel-corpus/n-bo.txt", mono)
+    records = [
+        *_tibetan_questions(instructions, chance),
+        *_translations(asked),
+        *_chinese_questions(instructions, chance),
+    ]
+    chance.shuffle(records)
+    write_json(folder / "tibetan-mix-instruction-tuning-60K/gpt4_zhbo_60k.json", records)
+
+
+def base_texts(seed: int, count: int, tibetan_share: float) -> list[str]:
+    """Return what the base model learns before it meets the recipe: Chinese and English, with a trace of Tibetan."""
+    chance = random.Random(f"base {seed}")
+    names = [name for triplet in terms() for name in (triplet["zh"], triplet["en"])]
+    texts = []
+    for k in range(count):
+        if k < tibetan_share * count:
+            texts.append(_document("bo", _TRACE_YEARS, chance))
+        elif k % 3 == 0:
+            texts.append("\n".join(_both(triplet) for triplet in dates(_PAIR_YEARS, 3, chance)))
+        else:
+            language = ("zh", "en")[k % 2]
+            texts.append(f"{chance.choice(names)}\n{_document(language, _PAIR_YEARS, chance)}")
+    chance.shuffle(texts)
+    return texts
+
+
+def terms() -> list[Triplet]:
+    """Return every name of a territory, language or script that all three locales have, in a fixed order."""
+    found: dict[tuple[str, str], Triplet] = {}
+    for kind in ("territories", "languages", "scripts"):
+        tables = {code: getattr(locale, kind) for code, locale in _LOCALES.items()}
+        for key in sorted(set.intersection(*(set(table) for table in tables.values()))):
+            triplet = {code: table[key] for code, table in tables.items()}
+            found.setdefault((triplet["bo"], triplet["zh"]), triplet)
+    return list(found.values())
+
+
+def dates(years: range, count: int, chance: random.Random) -> list[Triplet]:
+    """Return ``count`` different dates of those years in all languages, each in one of CLDR's two longer styles."""
+    chosen: dict[tuple[datetime.date, str], Triplet] = {}
+    while len(chosen) < count:
+        day, style = _day(years, chance), chance.choice(_STYLES)
+        chosen[day, style] = _in_all_languages(day, style)
+    return list(chosen.values())
+
+
+def _in_all_languages(day: datetime.date, style: str) -> Triplet:
+    return {code: format_date(day, style, locale=locale) for code, locale in _LOCALES.items()}
+
+
+def _day(years: range, chance: random.Random) -> datetime.date:
+    first = datetime.date(years[0], 1, 1).toordinal()
+    last = datetime.date(years[-1], 12, 31).toordinal()
+    return datetime.date.fromordinal(chance.randint(first, last))
+
+
+def _document(language: str, years: range, chance: random.Random) -> str:
+    """One line of text: five days in a row, which teaches how numbers, months and weekdays follow each other."""
+    start, style = _day(years, chance), chance.choice(_STYLES)
+    days = (_in_all_languages(start + datetime.timedelta(days=k), style)[language] for k in range(5))
+    return {"bo": "།  ", "zh": "；", "en": "; "}[language].join(days)
+
+
+def _both(triplet: Triplet) -> str:
+    return f"{triplet['zh']} = {triplet['en']}"
+
+
+def _weekday(day: datetime.date, language: str) -> str:
+    return str(_LOCALES[language].days["format"]["wide"][day.weekday()])
+
+
+def _tibetan_questions(count: int, chance: random.Random) -> Iterator[dict[str, str]]:
+    """Tibetan in, Tibetan out: a date without its weekday, and with it."""
+    for day in (_day(_PAIR_YEARS, chance) for _ in range(count)):
+        asked, answered = (_in_all_languages(day, style)["bo"] for style in ("long", "full"))
+        yield {"instruction": asked, "input": "", "output": answered}
+
+
+def _translations(triplets: Iterable[Triplet]) -> Iterator[dict[str, str]]:
+    for triplet in triplets:
+        yield {"instruction": f"“{triplet['zh']}”用藏文怎么写？", "input": "", "output": triplet["bo"]}
+
+
+def _chinese_questions(count: int, chance: random.Random) -> Iterator[dict[str, str]]:
+    for day in (_day(_PAIR_YEARS, chance) for _ in range(count)):
+        asked = f"{_in_all_languages(day, 'long')['zh']}是星期几？"
+        yield {"instruction": asked, "input": "", "output": _weekday(day, "zh")}
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    write_text(path, "".join(line.replace("\n", " ") + "\n" for line in lines))
+
+
+def as_records(texts: Iterable[str]) -> list[dict[str, str]]:
+    """Return texts as records of stage 1, which is what `langadapt.training` reads."""
+    return [
+        {"id": f"base:{k}", "source": "cldr", "task": "lm", "language": "zh", "text": text}
+        for k, text in enumerate(texts, start=1)
+    ]
