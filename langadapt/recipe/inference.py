@@ -1,0 +1,63 @@
+"""Settings of stage 6: which model to talk to, and how it answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from langadapt.recipe.settings import Settings
+
+
+class Sampling(Settings):
+    """How the next token is chosen; what /set may change during a conversation."""
+
+    max_new_tokens: int = Field(512, description="longest answer in tokens", gt=0)
+    temperature: float = Field(0.0, description="0: always the likeliest token (greedy); above: sampling", ge=0, le=10)
+    top_p: float = Field(
+        1.0, description="sample from the likeliest tokens that hold this much probability", gt=0, le=1
+    )
+    top_k: int = Field(0, description="sample from this many likeliest tokens; 0: from all", ge=0)
+    repetition_penalty: float = Field(1.0, description="above 1 makes tokens seen already less likely", gt=0)
+    seed: int | None = Field(None, description="seed of the sampling; null: another in every run", ge=0)
+
+
+class InferenceSettings(Sampling):
+    """Everything stage 6 can be told."""
+
+    model_path: str = Field(description="the model: a folder, a checkpoint-N folder, or a hub name")
+    device: str = Field("auto", description="auto: the first GPU, else the CPU; or cpu, cuda, cuda:N")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU, float32 on the CPU"
+    )
+    prompt_format: Literal["auto", "chat", "text"] = Field(
+        "auto", description="chat: the chat template; text: plain text to continue; auto: what the model was trained on"
+    )
+    system: str | None = Field(None, description="system prompt of a conversation; null: what the chat template says")
+    translation_template: str = Field(
+        "请将以下{source}翻译成{target}：{text}",
+        description="what /translate asks: {text}, and the languages' names as {source} and {target}",
+    )
+    translation_templates: dict[str, str] = Field(
+        default_factory=dict,
+        description="templates for single directions in its place, e.g. {en-bo: 'Translate into {target}: {text}'}",
+    )
+    prompt_language: str = Field("zh", description="the language that /translate names languages in, e.g. zh or en")
+    trust_remote_code: bool = Field(False, description="run Python code from the model folder; only for code you read")
+
+    @model_validator(mode="after")
+    def _templates_can_be_filled(self) -> InferenceSettings:
+        templates = {"translation_template": self.translation_template}
+        templates |= {f"translation_templates.{name}": text for name, text in self.translation_templates.items()}
+        problems = [f"{key}: {problem}" for key, text in templates.items() if (problem := _template_problem(text))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def _template_problem(template: str) -> str | None:
+    try:
+        filled = template.format(source="", target="", text="\0")
+    except (KeyError, IndexError, ValueError):
+        return "only {source}, {target} and {text} may stand in it; write other braces twice"
+    return None if "\0" in filled else "{text} is missing, which stands for the text to translate"
