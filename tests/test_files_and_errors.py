@@ -1,0 +1,101 @@
+"""Reading with line numbers, writing all or nothing, and how commands end."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from langadapt.errors import UserError
+from langadapt.files import (
+    atomic_path,
+    read_json_array,
+    read_jsonl,
+    read_lines,
+    staged_folder,
+    write_json,
+    write_json_array,
+)
+
+
+def test_lines_end_at_newlines_only(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_bytes("\ufeffa\u2028b\u0085c\r\nd\n\ne".encode())
+    assert list(read_lines(path)) == [(1, "a\u2028b\u0085c"), (2, "d"), (3, ""), (4, "e")]
+
+
+def test_broken_records_are_named_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": \n', encoding="utf-8")
+    with pytest.raises(UserError, match="line 3: broken JSON"):
+        list(read_jsonl(path))
+    path.write_text("[1]\n", encoding="utf-8")
+    with pytest.raises(UserError, match="line 1: expected a JSON object"):
+        list(read_jsonl(path))
+
+
+def test_arrays_have_one_record_a_line_and_read_back(tmp_path: Path) -> None:
+    records = [{"text": "བོད\n\u2028"}, {"text": ""}]
+    assert write_json_array(tmp_path / "x.json", iter(records)) == 2
+    assert (tmp_path / "x.json").read_text(encoding="utf-8").count("\n") == 4
+    assert read_json_array(tmp_path / "x.json") == records
+    assert write_json_array(tmp_path / "empty.json", []) == 0
+    assert read_json_array(tmp_path / "empty.json") == []
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"old": True})
+    with pytest.raises(ZeroDivisionError):
+        write_json_array(path, ({"n": 1 // (1 - k)} for k in range(3)))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, float("nan"))
+    with pytest.raises(OSError, match="full"):
+        _fill_the_disk(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["x.json"]
+    assert "old" in path.read_text(encoding="utf-8")
+
+
+def _fill_the_disk(path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "full")
+
+
+def test_a_staged_folder_moves_in_whole_or_not_at_all(tmp_path: Path) -> None:
+    def fill(letter: str, fail: bool) -> None:
+        with staged_folder(tmp_path / "out", last="report") as folder:
+            (folder / "data").write_text(letter, encoding="utf-8")
+            if fail:
+                raise UserError("stop")
+            (folder / "report").write_text(letter, encoding="utf-8")
+
+    fill("a", fail=False)
+    with pytest.raises(UserError):
+        fill("b", fail=True)
+    assert {file.name: file.read_text() for file in (tmp_path / "out").iterdir()} == {"data": "a", "report": "a"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("raise UserError('mend it')", 2, "error: mend it\n"),
+        ("raise OSError(errno.ENOSPC, 'x', 'out/file')", 2, "out/file: no space left"),
+        ("raise PermissionError(errno.EACCES, 'Permission denied', 'f')", 2, "f: not allowed"),
+        ("raise KeyboardInterrupt", 130, "interrupted"),
+        ("raise ValueError('a defect')", 1, "Traceback"),
+        ("pass", 0, ""),
+    ],
+)
+def test_how_commands_end(body: str, code: int, said: str) -> None:
+    program = (
+        f"import errno\nfrom langadapt.errors import UserError, run_command\ndef main():\n    {body}\nrun_command(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert said in done.stderr
+    assert ("Traceback" in done.stderr) == (code == 1)

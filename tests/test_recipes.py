@@ -1,0 +1,122 @@
+"""Every shipped YAML, and how settings are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from langadapt.errors import UserError
+from langadapt.recipe.evaluation import EvaluationSettings
+from langadapt.recipe.inference import InferenceSettings
+from langadapt.recipe.language import PROFILES, Language, load_language
+from langadapt.recipe.preprocess import PreprocessSettings
+from langadapt.recipe.settings import Settings, load_settings
+from langadapt.recipe.training import load_training_settings
+from langadapt.recipe.weights import WeightsSettings
+from langadapt.recipe.yaml_file import parse_value
+
+CONFIGS = REPOSITORY / "configs"
+STAGES: dict[str, type[Settings]] = {
+    "preprocess": PreprocessSettings,
+    "evaluate": EvaluationSettings,
+    "weights": WeightsSettings,
+    "inference": InferenceSettings,
+}
+RECIPES = sorted(path for path in CONFIGS.iterdir() if path.name not in ("languages", "deepspeed"))
+FILES = [path for recipe in RECIPES for path in sorted(recipe.glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_file_is_valid_and_opens_with_its_command(path: Path) -> None:
+    if path.stem in STAGES:
+        load_settings(STAGES[path.stem], path)
+    else:
+        load_training_settings(path)
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(re.search(r"(python \d_|bash \d_|make )", line) for line in comments), "no command at the top"
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_stages_of_a_recipe_hand_over_to_each_other(recipe: Path) -> None:
+    from langadapt.corpus.lengths import cutoff_suffix
+
+    data = load_settings(PreprocessSettings, recipe / "preprocess.yaml")
+    cpt, sft = (load_training_settings(recipe / f"{stage}.yaml") for stage in ("cpt", "sft"))
+    evaluation = load_settings(EvaluationSettings, recipe / "evaluate.yaml")
+    weights = load_settings(WeightsSettings, recipe / "weights.yaml")
+    suffix = cutoff_suffix(data.cutoff_len)
+    assert cpt.dataset == f"{data.output_dir}/{data.name}_cpt_final.json"
+    assert sft.dataset == f"{data.output_dir}/{data.name}_sft_filtered_{suffix}.json"
+    assert evaluation.dataset_dir == data.output_dir
+    assert evaluation.translation_file == f"{data.name}_sft_test_filtered_{suffix}.json"
+    assert (data.cutoff_len, data.template) == (sft.cutoff_len, sft.template)
+    assert (cpt.model_name_or_path, cpt.output_dir) == (data.tokenizer, sft.model_name_or_path)
+    assert (weights.original, weights.cpt, weights.sft) == (cpt.model_name_or_path, cpt.output_dir, sft.output_dir)
+    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == sft.output_dir
+
+
+def test_the_default_recipe_is_the_published_one() -> None:
+    recipe = CONFIGS / "tibetan_qwen2.5_3b"
+    cpt, sft = (load_training_settings(recipe / f"{stage}.yaml") for stage in ("cpt", "sft"))
+    for settings, rate, cutoff, epochs in ((cpt, 5e-5, 8192, 1), (sft, 1e-5, 4096, 2)):
+        assert settings.per_device_train_batch_size * settings.gradient_accumulation_steps * 8 == 128
+        assert (settings.learning_rate, settings.cutoff_len, settings.num_train_epochs) == (rate, cutoff, epochs)
+        assert settings.bf16
+        assert settings.lr_scheduler_type == "cosine"
+    data = load_settings(PreprocessSettings, recipe / "preprocess.yaml")
+    tibetan = sum(part.count for part in data.sft if part.languages[1] == "bo")
+    assert (data.cpt.count, tibetan, sum(part.count for part in data.sft)) == (200_000, 40_000, 50_000)
+
+
+@pytest.mark.parametrize("code", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+def test_language_profiles(code: str) -> None:
+    assert isinstance(load_language(code), Language)
+
+
+def test_numbers_and_booleans_follow_yaml_1_2() -> None:
+    assert parse_value("5e-5") == 5e-5
+    assert parse_value("no") == "no"
+    assert parse_value("007") == 7
+    assert parse_value("true") is True
+    assert parse_value("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("code: bo\ncode: zh\n", ["line 2", "stands already in line 1"]),
+        ("code: [1\n", ["broken YAML"]),
+        ("- 1\n", ["expected `key: value` lines"]),
+        ("", ["the file is empty"]),
+        ("code: bo\nscript: [Tibetan]\n", ["line 2", "Did you mean `scripts`?", "`autonym` is missing"]),
+    ],
+)
+def test_broken_settings_are_named(tmp_path: Path, text: str, expected: list[str]) -> None:
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_settings(Language, tmp_path / "x.yaml")
+    assert all(part in str(caught.value) for part in expected), str(caught.value)
+
+
+def test_overrides_reach_into_lists_and_mappings(tmp_path: Path) -> None:
+    path = CONFIGS / "quickstart/preprocess.yaml"
+    settings = load_settings(PreprocessSettings, path, ["sft.0.count=7", "test.cpt=3", "sources.cute.files.bo=x.txt"])
+    assert (settings.sft[0].count, settings.test.cpt) == (7, 3)
+    assert settings.sources["cute"].files["bo"] == "x.txt"
+    for wrong in ("seed", "--seed=1", "sft.99.count=1", "seed.x=1"):
+        with pytest.raises(UserError, match="command line"):
+            load_settings(PreprocessSettings, path, [wrong])
+
+
+def test_contradictions_are_all_reported() -> None:
+    with pytest.raises(UserError) as caught:
+        load_settings(
+            PreprocessSettings,
+            CONFIGS / "quickstart/preprocess.yaml",
+            ["cpt.sources=[mix,nowhere]", "sft.2.direction=fr-bo", "prompts.en-bo=[none]"],
+        )
+    for part in ("'mix', whose layout", "'nowhere'", "has no fr", "'none' lacks {text}"):
+        assert part in str(caught.value)
