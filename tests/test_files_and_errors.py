@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import REPOSITORY
 from langadapt.errors import UserError
 from langadapt.files import (
     atomic_path,
+    iter_json_array,
     read_json_array,
     read_jsonl,
     read_lines,
@@ -43,8 +45,21 @@ def test_arrays_have_one_record_a_line_and_read_back(tmp_path: Path) -> None:
     assert write_json_array(tmp_path / "x.json", iter(records)) == 2
     assert (tmp_path / "x.json").read_text(encoding="utf-8").count("\n") == 4
     assert read_json_array(tmp_path / "x.json") == records
+    assert list(iter_json_array(tmp_path / "x.json")) == records
     assert write_json_array(tmp_path / "empty.json", []) == 0
+    assert list(iter_json_array(tmp_path / "empty.json")) == []
     assert read_json_array(tmp_path / "empty.json") == []
+
+
+def test_arrays_in_other_layouts_read_alike_and_cut_ones_are_refused(tmp_path: Path) -> None:
+    path, records = tmp_path / "x.json", [{"a": 1}, {"b": [2]}]
+    for indent in (None, 0, 2):
+        path.write_text(json.dumps(records, indent=indent), encoding="utf-8")
+        assert list(iter_json_array(path)) == read_json_array(path) == records
+    write_json_array(path, records)
+    path.write_text(path.read_text(encoding="utf-8").removesuffix("\n]\n"), encoding="utf-8")
+    with pytest.raises(UserError, match="cut short"):
+        list(iter_json_array(path))
 
 
 def test_a_failing_writer_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

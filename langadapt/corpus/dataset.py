@@ -15,7 +15,7 @@ from langadapt.corpus.lengths import cutoff_suffix, token_length, within
 from langadapt.corpus.pools import Pool, comparable_texts
 from langadapt.corpus.twins import Run, TwinIndex
 from langadapt.errors import UserError
-from langadapt.files import read_json_array, sha256_of, write_json_array
+from langadapt.files import iter_json_array, sha256_of, write_json_array
 from langadapt.files.records import Record
 from langadapt.recipe.preprocess import PreprocessSettings
 
@@ -77,12 +77,12 @@ def prove_disjoint(folder: Path, settings: PreprocessSettings, boilerplate: froz
     index = TwinIndex(boilerplate)
     held_out = 0
     for name in ("cpt_test", "sft_test"):
-        for record in read_json_array(folder / f"{settings.name}_{name}.json"):
+        for record in iter_json_array(folder / f"{settings.name}_{name}.json"):
             index.add(f"{record['id']} of {name}", comparable_texts(record))
             held_out += 1
     compared = 0
     for name in ("cpt_final", "sft_final"):
-        records = read_json_array(folder / f"{settings.name}_{name}.json")
+        records = iter_json_array(folder / f"{settings.name}_{name}.json")
         for record in tqdm(records, desc=f"checking {name}", unit="record", disable=None):
             twin = index.find(comparable_texts(record))
             if twin is not None:

@@ -2,6 +2,7 @@
 
 from langadapt.files.atomic import atomic_path, staged_folder, write_json, write_text
 from langadapt.files.records import (
+    iter_json_array,
     read_json_array,
     read_json_file,
     read_jsonl,
@@ -13,6 +14,7 @@ from langadapt.files.records import (
 
 __all__ = [
     "atomic_path",
+    "iter_json_array",
     "read_json_array",
     "read_json_file",
     "read_jsonl",

@@ -75,6 +75,28 @@ def read_json_array(path: str | Path, way_out: str = "Check the path.") -> list[
     return value
 
 
+def iter_json_array(path: str | Path, way_out: str = "Check the path.") -> Iterator[Record]:
+    """Yield the records of a JSON array of objects, one in memory at a time where the file has one a line.
+
+    That is how `write_json_array` writes; any other layout of the same JSON is read whole.
+    """
+    lines = read_lines(path, way_out)
+    if next(lines)[1].strip() != "[":
+        yield from read_json_array(path, way_out)
+        return
+    closed = False
+    for number, line in lines:
+        text = line.strip().removesuffix(",")
+        if number == 2 and not (text.startswith("{") and text.endswith("}")):
+            yield from read_json_array(path, way_out)
+            return
+        closed = text == "]"
+        if not closed:
+            yield _parse_record(path, number, text)
+    if not closed:
+        raise UserError(f"{path}: cut short, the closing bracket is missing. {way_out}")
+
+
 def write_json_array(path: str | Path, records: Iterable[Record]) -> int:
     """Write records as a JSON array with one record a line, atomically; return how many there were."""
     count = 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
 
 _FILE_NAME = re.compile(r"^\w[\w.+-]{0,99}$")
-Direction = Annotated[str, Field(pattern=r"^[A-Za-z_]+-[A-Za-z_]+$")]
 
 
 class EvaluationSettings(Settings):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from langadapt.errors import UserError
 from langadapt.recipe.settings import Settings, load_settings
+
+Direction = Annotated[str, Field(pattern=r"^[A-Za-z_]+-[A-Za-z_]+$", description="source-target, e.g. zh-bo")]
 
 PROFILES = Path(__file__).resolve().parents[2] / "configs" / "languages"
 

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
-
-Direction = Annotated[str, Field(pattern=r"^[A-Za-z_]+-[A-Za-z_]+$")]
 
 
 class LinesSource(Settings):

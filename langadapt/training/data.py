@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_array, read_json_file, write_json
+from langadapt.files import iter_json_array, read_json_file, write_json
 from langadapt.models import ChatFormatError, encode_conversation, encode_texts, user_turn
 from langadapt.models.chat import IGNORE
 from langadapt.recipe.training import TrainingSettings
@@ -60,7 +60,7 @@ def prepare_tokens(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBas
     Raises `UserError` for a record without the fields of its stage, and when nothing is left to learn from.
     """
     if not folder.is_dir():
-        records = read_json_array(settings.dataset)
+        records = iter_json_array(settings.dataset)
         encode = encode_documents if settings.stage == "pt" else encode_conversations
         cutoff = None if settings.stage == "pt" else settings.cutoff_len
         _write_tokens(folder, encode(records, tokenizer, settings.dataset), cutoff)

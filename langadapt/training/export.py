@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from langadapt.files import write_json, write_text
+from langadapt.files import staged_folder, write_json, write_text
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import RUN_FILE, Run
 from langadapt.training.data import Tokens
@@ -30,25 +28,18 @@ def export_model(
     Trained in bf16, the model is saved as bf16: half the size, at the cost of changes to a weight that are smaller than
     1/256 of it; the float32 master weights stay in the last checkpoint. Else it is saved as float32.
 
-    All is written into a folder beside and moved in at the end, config.json last: a folder without it is no model.
+    config.json comes last: a folder without it is no model.
     """
-    folder = Path(settings.output_dir)
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     for parameter in model.parameters():
         # DeepSpeed's parameters are views of one flat buffer, which safetensors takes for tied weights.
         parameter.data = parameter.data.to("cpu", dtype, copy=True)
-    temporary = folder / f".model.{os.getpid()}.tmp"
-    try:
-        model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        write_text(temporary / SETTINGS_FILE, _settings_as_yaml(settings))
-        write_text(temporary / "README.md", _model_card(settings, run, tokens))
-        write_json(temporary / RUN_FILE, run)
-        (folder / "config.json").unlink(missing_ok=True)
-        for file in sorted(temporary.iterdir(), key=lambda path: path.name == "config.json"):
-            os.replace(file, folder / file.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with staged_folder(settings.output_dir, last="config.json") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_text(folder / SETTINGS_FILE, _settings_as_yaml(settings))
+        write_text(folder / "README.md", _model_card(settings, run, tokens))
+        write_json(folder / RUN_FILE, run)
 
 
 def _settings_as_yaml(settings: TrainingSettings) -> str:
