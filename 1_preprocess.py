@@ -7,6 +7,7 @@
 Writes the files that stages 2 to 4 read, and data_report.md, which accounts for every record.
 """
 
+import shlex
 from pathlib import Path
 
 from langadapt.errors import run_command
@@ -28,19 +29,18 @@ def main() -> None:
 
     if arguments.download:
         corpus.download_sources(settings)
-    collections = corpus.open_sources(
-        settings, command=f"python 1_preprocess.py --config {arguments.config} --download"
-    )
-    tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
-    cpt, sft = corpus.cpt_pool(settings, collections), corpus.sft_pools(settings, collections)
-    corpus.check_not_empty(cpt, sft)
-
-    boilerplate = corpus.boilerplate_of(corpus.prompts_of(collections))
-    draw = corpus.Draw(cpt, sft, settings.test, boilerplate)
-    with staged_folder(settings.output_dir, last="data_report.json") as folder:
+    command = ["python", "1_preprocess.py", "--config", arguments.config, *arguments.overrides, "--download"]
+    stale = f"{settings.name}_*.json"  # files of another cutoff belong to another draw
+    with staged_folder(settings.output_dir, last="data_report.json", stale=stale) as folder:
+        tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
+        collections = corpus.open_sources(settings, shlex.join(command))
+        templates = corpus.Templates(corpus.prompts_of(collections))
+        cpt, sft = corpus.cpt_pool(settings, collections), corpus.sft_pools(settings, collections, templates)
+        corpus.check_not_empty(cpt, sft)
+        draw = corpus.Draw(cpt, sft, settings.test)
         report = corpus.describe_inputs(settings, collections)
         report |= corpus.write_dataset(folder, settings, draw, cpt, sft, tokenizer)
-        report["disjoint"] = corpus.prove_disjoint(folder, settings, boilerplate)
+        report["disjoint"] = corpus.prove_disjoint(folder, settings, templates)
         corpus.write_report(folder, report)
 
     for sentence in corpus.shortfalls(report):

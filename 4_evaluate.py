@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from langadapt.errors import UserError, run_command
+from langadapt.files import probe_folder
 from langadapt.recipe import load_settings
 from langadapt.recipe.command_line import split_flags, stage_parser
 from langadapt.recipe.evaluation import EvaluationSettings
@@ -44,6 +45,7 @@ def evaluate(settings: EvaluationSettings, way_out: str) -> None:
     from langadapt.evaluation.results import write_results
     from langadapt.evaluation.summary import table
 
+    probe_folder(settings.output_dir)
     evaluation, predictions = evaluate_model(settings, way_out)
     paths = write_results(settings.output_dir, evaluation, predictions)
     print(table(put_side_by_side({evaluation.model_name: evaluation})))

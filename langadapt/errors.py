@@ -43,12 +43,13 @@ def run_command(main: Callable[[], None]) -> None:
 def describe_os_error(error: OSError) -> str | None:
     """Say in one line what the file system refused and what to do; None for errors that are no user's to mend."""
     place = error.filename or "the output"
-    if error.errno == errno.ENOSPC:
-        return f"{place}: no space left on the disk. Nothing half-written was kept; free some space and run again."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = f"no space left on the disk ({error.strerror})"
+        return f"{place}: {full}. Nothing half-written was kept; free some space and run again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{place}: not allowed ({error.strerror}). Check the permissions, or choose another folder."
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        return f"{place}: {error.strerror}."
+        return f"{place}: {error.strerror}. Check the path, or choose another output_dir."
     return None
 
 

@@ -128,6 +128,34 @@ def test_blank_line_drops_one_document_and_shifts_nothing(stage_1: Callable, tmp
     assert pairs <= true
 
 
+def test_odd_lines_and_records_are_counted_and_stop_nothing(stage_1: Callable, sources: Path, tmp_path: Path) -> None:
+    parallel = sources / "CUTE-Datasets/parallel-corpus"
+    lines = {code: (parallel / f"{code}.txt").read_text(encoding="utf-8").split("\n") for code in ("bo", "zh")}
+    lines["zh"][3] = "\u200b"  # blank to the eye and after normalisation
+    lines["bo"][5] = "An English line where Tibetan should be 1005."
+    for code, text in lines.items():
+        (parallel / f"{code}.txt").write_text("\r\n".join(text), encoding="utf-8-sig")
+    records = json.loads((sources / MIX).read_text(encoding="utf-8"))
+    records[0] = {"instruction": "", "input": records[0]["input"], "output": records[0]["output"]}
+    records[1]["input"] = None
+    (sources / MIX).write_text(json.dumps(records), encoding="utf-8")
+    assert stage_1(sources).returncode == 0
+    cute = read(tmp_path, "data_report.json")["sources"]["cute"]
+    assert cute["dropped"]["blank in at least one language"] == 1
+    assert cute["dropped"]["bo text in another script"] == 1
+    assert cute["documents"] == NUMBER_OF_PAIRS - 2
+    sft = [*read(tmp_path, "tibetan_sft_final.json"), *read(tmp_path, "tibetan_sft_test.json")]
+    assert all(record["instruction"] for record in sft)
+    assert all(record["text"].strip("\u200b") for record in read(tmp_path, "tibetan_cpt_final.json"))
+
+
+def test_files_of_another_cutoff_do_not_stay_behind(stage_1: Callable, sources: Path, tmp_path: Path) -> None:
+    assert stage_1(sources, "cutoff_len=120").returncode == 0
+    assert stage_1(sources, "seed=2").returncode == 0
+    written = {path.name for path in (tmp_path / "out").glob("tibetan_*.json")}
+    assert written == set(read(tmp_path, "data_report.json")["files"])
+
+
 def test_anchors_stay_within_their_share(stage_1: Callable, sources: Path, tmp_path: Path) -> None:
     assert stage_1(sources).returncode == 0
     for name in ("tibetan_sft_final.json", "tibetan_sft_filtered_4k.json"):

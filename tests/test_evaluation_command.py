@@ -11,7 +11,7 @@ from conftest import CHINESE, ENGLISH, TIBETAN
 
 from langadapt.errors import UserError
 from langadapt.evaluation.evaluate import evaluate_model
-from langadapt.files import sha256_of, write_json_array
+from langadapt.files import sha256_of, write_json, write_json_array
 from langadapt.recipe.evaluation import EvaluationSettings
 
 
@@ -118,6 +118,27 @@ def test_a_missing_file_of_stage_1_names_the_command(run_script: Callable, tiny_
     assert "tibetan_cpt_test.json" in done.stderr
     assert "python 1_preprocess.py --config configs/tibetan_qwen2.5_3b/preprocess.yaml" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bad_output_dir_is_found_before_anything_is_measured(
+    run_script: Callable, tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    keys = [f"dataset_dir={dataset}", f"output_dir={tmp_path}/file", "translation_file=missing.json"]
+    done = run_script("4_evaluate.py", "--model_path", tiny_model, "--model_name", "base", *keys)
+    assert done.returncode == 2
+    assert f"{tmp_path}/file: " in done.stderr
+    assert "missing.json" not in done.stderr
+
+
+@pytest.mark.parametrize("stale", ["tibetan_cpt_test.json", "tibetan_sft_filtered_4k.json"])
+def test_a_file_of_an_earlier_run_of_stage_1_is_refused(tiny_model: Path, dataset: Path, stale: str) -> None:
+    files = {path.name: {"sha256": sha256_of(path)} for path in dataset.iterdir()}
+    write_json(dataset / "data_report.json", {"files": files})
+    evaluate_model(settings(tiny_model, dataset, limit=1), "")
+    write(dataset, stale, [])
+    with pytest.raises(UserError, match=f"{stale}: not what the last run of stage 1 wrote"):
+        evaluate_model(settings(tiny_model, dataset), "")
 
 
 def test_empty_test_sets_are_null_with_a_reason(tiny_model: Path, dataset: Path) -> None:

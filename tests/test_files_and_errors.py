@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from langadapt.errors import UserError
+from langadapt.errors import UserError, describe_os_error
 from langadapt.files import (
     atomic_path,
+    check_vouched,
     iter_json_array,
+    probe_folder,
     read_json_array,
     read_jsonl,
     read_lines,
+    sha256_of,
     staged_folder,
     write_json,
     write_json_array,
@@ -38,6 +41,18 @@ def test_broken_records_are_named_by_line(tmp_path: Path) -> None:
     path.write_text("[1]\n", encoding="utf-8")
     with pytest.raises(UserError, match="line 1: expected a JSON object"):
         list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("layout", [{}, {"indent": 2}])
+def test_half_a_character_is_named_by_record(tmp_path: Path, layout: dict[str, int]) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([{"a": "\U0001f600"}, {"a": ["x\ud800"]}], **layout), encoding="utf-8")
+    for read in (read_json_array, iter_json_array):
+        with pytest.raises(UserError, match=r"x\.json, record 2: \\ud800"):
+            list(read(path))
+    path.write_text('[\n{"a": "\\ud83d\\ude00"},\n{"\\udc00": 1}\n]\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 3: .*udc00"):
+        list(iter_json_array(path))
 
 
 def test_arrays_have_one_record_a_line_and_read_back(tmp_path: Path) -> None:
@@ -79,6 +94,43 @@ def _fill_the_disk(path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text("half")
         raise OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_an_error_that_names_no_file_gets_the_target(tmp_path: Path, code: int) -> None:
+    for writer in (lambda: atomic_path(tmp_path / "x"), lambda: staged_folder(tmp_path / "x", last="a")):
+        with pytest.raises(OSError, match="full") as caught, writer():
+            raise OSError(code, "full")
+        said = describe_os_error(caught.value)
+        assert said is not None
+        assert said.startswith(f"{tmp_path / 'x'}: no space left on the disk")
+
+
+def test_a_folder_that_cannot_be_written_is_found_at_once(tmp_path: Path) -> None:
+    probe_folder(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(OSError, match="file") as caught:
+            probe_folder(bad)
+        assert "choose another output_dir" in str(describe_os_error(caught.value))
+
+
+def test_only_what_the_last_report_lists_is_vouched_for(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json_array(path, [{"a": 1}])
+    assert check_vouched(path) == sha256_of(path)
+    write_json(tmp_path / "data_report.json", {"files": {"a.json": {"sha256": sha256_of(path)}}})
+    assert check_vouched(path) == sha256_of(path)
+    (tmp_path / "old_4k.json").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"old_4k\.json: not what the last run of stage 1 wrote"):
+        check_vouched(tmp_path / "old_4k.json")
+    write_json_array(path, [{"a": 2}])
+    with pytest.raises(UserError, match="run stage 1 again"):
+        check_vouched(path)
+    write_json(tmp_path / "data_report.json", ["broken"])
+    with pytest.raises(UserError, match="expected a JSON object"):
+        check_vouched(path)
 
 
 def test_a_staged_folder_moves_in_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TIBETAN
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig
 
 from langadapt.errors import UserError
@@ -16,6 +18,7 @@ from langadapt.models import (
     IGNORE,
     ChatFormatError,
     check_model_folder,
+    conversation,
     encode_conversation,
     encode_prompt,
     encode_text,
@@ -27,6 +30,7 @@ from langadapt.models import (
     pick_device,
     stop_token_ids,
 )
+from langadapt.models.from_gguf import convert
 from langadapt.models.templates import set_chat_template
 
 
@@ -124,6 +128,63 @@ def test_folders_that_are_no_models(copy: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="no such folder"):
             find_model(name)
     assert find_model("Qwen/Qwen2.5-3B") == "Qwen/Qwen2.5-3B"
+
+
+def test_shapes_of_json_that_no_model_has(copy: Path) -> None:
+    index = copy / "model.safetensors.index.json"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1]}}).encode()
+    (copy / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(UserError, match="header is broken"):
+        check_model_folder(copy)
+    (copy / "model.safetensors").unlink()
+    for text, said in (("[]", "expected a JSON object"), ("{}", "expected a `weight_map`")):
+        index.write_text(text, encoding="utf-8")
+        with pytest.raises(UserError, match=said):
+            check_model_folder(copy)
+
+
+def test_weights_that_are_missing_or_of_another_size_are_named(copy: Path) -> None:
+    """transformers would put random numbers in their place."""
+    path, name = copy / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    weights = load_file(path)
+    save_file({key: value for key, value in weights.items() if key != name}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"weights are missing: {name}"):
+        load_model(str(copy))
+    save_file(weights | {name: weights[name][:-1].clone()}, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"of another size than its config.json says: {name}"):
+        load_model(str(copy))
+    save_file(weights, path, metadata={"format": "pt"})
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"X32"', 1))
+    with pytest.raises(UserError, match="could not be loaded"):
+        load_model(str(copy))
+
+
+def test_a_tokenizer_is_looked_for_where_a_model_would_be(copy: Path) -> None:
+    with pytest.raises(UserError, match=r"qwen2-5-3b-base: no such folder\. Give.*--download"):
+        load_tokenizer("qwen2-5-3b-base")
+    (copy / "tokenizer.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(UserError, match="no tokenizer in it"):
+        load_tokenizer(str(copy))
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
+        load_tokenizer(str(copy))
+
+
+def test_a_record_is_a_conversation() -> None:
+    answer = {"role": "assistant", "content": "c"}
+    for instruction, given, said in (("a", "b", "a\nb"), ("a", "", "a"), ("", "b", "b")):
+        record = {"instruction": instruction, "input": given, "output": "c"}
+        assert conversation(record) == [{"role": "user", "content": said}, answer]
+
+
+def test_a_broken_gguf_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    path = tmp_path / "x.gguf"
+    for content in (b"no GGUF at all, only text", b"GGUF" + struct.pack("<IQQ", 3, 0, 5)):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="no GGUF file that can be converted"):
+            convert(path, tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.gguf"]
 
 
 def test_a_folder_with_code_is_opened_without_running_it(copy: Path) -> None:

@@ -84,6 +84,23 @@ def test_numbers_and_booleans_follow_yaml_1_2() -> None:
     assert parse_value("") is None
 
 
+def test_an_override_is_taken_whole_unless_it_is_a_collection_or_quoted() -> None:
+    for text in ("/disk/a #b", "a: b", "- a", "*a", "@a", "~/a", "# a"):
+        assert parse_value(text) == text
+    assert parse_value("[1, {a: no}]") == [1, {"a": "no"}]
+    assert parse_value('"1"') == parse_value("'1'") == "1"
+    assert parse_value("~") is None
+
+
+@pytest.mark.parametrize("name", ["Tibetn", "", "Tibetan}", "བོད"])
+def test_a_script_that_unicode_does_not_have_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "bo.yaml"
+    known = (PROFILES / "bo.yaml").read_text(encoding="utf-8")
+    path.write_text(known.replace("scripts: [Tibetan]", f'scripts: ["{name}"]'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"bo\.yaml, line \d+: `scripts`.*no script in Unicode"):
+        load_settings(Language, path)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -108,6 +108,12 @@ def test_only_the_answer_is_learned_and_user_text_is_no_control_token(tiny_model
     assert "a<|im_end|>b\nc" in tokenizer.decode(examples[0]["input_ids"])
 
 
+def test_the_users_turn_may_stand_in_input_alone(tiny_model: Path, tmp_path: Path) -> None:
+    tokens = tokens_of("sft", tiny_model, tmp_path, [{"instruction": "", "input": CHINESE[0], "output": TIBETAN[0]}])
+    said = load_tokenizer(str(tiny_model)).decode(tokens.ids)
+    assert f"user\n{CHINESE[0]}<|im_end|>" in said
+
+
 def test_padding_is_not_learned_and_not_counted(tiny_model: Path, tmp_path: Path) -> None:
     records = [{"instruction": "x", "input": "", "output": text} for text in ("y", TIBETAN[0])]
     examples = Conversations(tokens_of("sft", tiny_model, tmp_path, records))

@@ -198,6 +198,40 @@ def test_another_run_in_the_same_folder_is_refused(pretrained: Path, overrides: 
     assert (pretrained / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_a_finished_model_of_another_run_is_not_overwritten(
+    pretrained: Path, tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Without checkpoints only the finished model says which run it is of, and a longer run has nothing to go on."""
+    output = tmp_path / "cpt"
+    shutil.copytree(pretrained, output, ignore=shutil.ignore_patterns("checkpoint-*"))
+    config = recipe("pt", tiny_model, data, output)
+    for override, said in (("seed=1", "seed: 42 then, 1 now"), ("max_steps=9", "max_steps: 8 then, 9 now")):
+        with pytest.raises(UserError, match=said):
+            train(config, override)
+    launch_here(config, monkeypatch)
+    assert "finished already" in capsys.readouterr().out
+    (output / "training_run.json").unlink()
+    with pytest.raises(UserError, match="a model that this run did not make"):
+        train(config)
+    assert (output / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+
+
+def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    config = recipe("pt", tiny_model, data, tmp_path / "run")
+    zero = tmp_path / "zero.json"
+    for text, said in (("[]", "a JSON object"), ('{"zero_optimization": {"stage": 3}}', "stage 3 is not supported")):
+        zero.write_text(text)
+        with pytest.raises(UserError, match=said):
+            train(config, f"deepspeed={zero}")
+    with pytest.raises(OSError, match=r"zero\.json"):
+        train(config, f"output_dir={zero}/x")
+    (tmp_path / "old.json").write_bytes((data / "cpt.json").read_bytes())
+    (tmp_path / "data_report.json").write_text('{"files": {}}')
+    with pytest.raises(UserError, match="not what the last run of stage 1 wrote"):
+        train(config, f"dataset={tmp_path}/old.json")
+
+
 def test_a_diverging_loss_stops_the_run(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     config = recipe("pt", tiny_model, data, tmp_path / "run", learning_rate=1e30, max_grad_norm=0, save_steps=2)
     with pytest.raises(UserError, match=r"the loss is (nan|inf) at step \d"):

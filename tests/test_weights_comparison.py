@@ -280,6 +280,9 @@ def test_what_is_no_model_says_how_to_make_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: not a model folder, config\.json is missing"):
         open_checkpoints(base, base, str(tmp_path / "empty"))
+    (tmp_path / "base" / "config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"config\.json: expected a JSON object"):
+        open_checkpoints(base, base, base)
 
 
 def test_a_hub_name_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,11 @@ from langadapt.corpus.lengths import open_tokenizer
 from langadapt.corpus.pools import check_not_empty, cpt_pool, prompts_of, sft_pools
 from langadapt.corpus.report import describe_inputs, shortfalls, write_report
 from langadapt.corpus.sources import open_sources
-from langadapt.corpus.twins import boilerplate_of
+from langadapt.corpus.templates import Templates
 
 __all__ = [
     "Draw",
-    "boilerplate_of",
+    "Templates",
     "check_not_empty",
     "cpt_pool",
     "describe_inputs",

@@ -13,10 +13,12 @@ from transformers import PreTrainedTokenizerBase
 from langadapt.corpus.drawing import Draw, cut_to_share, shuffled
 from langadapt.corpus.lengths import cutoff_suffix, token_length, within
 from langadapt.corpus.pools import Pool, comparable_texts
-from langadapt.corpus.twins import Run, TwinIndex
+from langadapt.corpus.templates import Templates
+from langadapt.corpus.twins import TwinIndex
 from langadapt.errors import UserError
 from langadapt.files import iter_json_array, sha256_of, write_json_array
 from langadapt.files.records import Record
+from langadapt.models import user_turn
 from langadapt.recipe.preprocess import PreprocessSettings
 
 
@@ -62,29 +64,31 @@ def write_dataset(
     write(f"sft_{filtered}", shuffled(fitting, settings.seed))
     return {
         "draws": draw.report,
+        "held out": draw.held_out_report,
         "longer than cutoff_len": {**longer, "by part": too_long},
         "cut to max_share": {name: {k: n for k, n in lost.items() if n} for name, lost in cut.items()},
         "files": files,
     }
 
 
-def prove_disjoint(folder: Path, settings: PreprocessSettings, boilerplate: frozenset[Run]) -> dict[str, Any]:
+def prove_disjoint(folder: Path, settings: PreprocessSettings, templates: Templates) -> dict[str, Any]:
     """Read the written files again and look for held-out text in the training files.
 
     Returns what was compared. Raises `UserError` naming both records if any training record is a twin of a held-out
     one: nothing of such a dataset must be used.
     """
-    index = TwinIndex(boilerplate)
+    index = TwinIndex()
     held_out = 0
     for name in ("cpt_test", "sft_test"):
         for record in iter_json_array(folder / f"{settings.name}_{name}.json"):
-            index.add(f"{record['id']} of {name}", comparable_texts(record))
+            index.add(f"{record['id']} of {name}", comparable_texts(record, templates))
             held_out += 1
     compared = 0
     for name in ("cpt_final", "sft_final"):
         records = iter_json_array(folder / f"{settings.name}_{name}.json")
         for record in tqdm(records, desc=f"checking {name}", unit="record", disable=None):
-            twin = index.find(comparable_texts(record))
+            prompt = user_turn(record) if "instruction" in record else ""
+            twin = index.find([*comparable_texts(record, templates), prompt])
             if twin is not None:
                 raise UserError(
                     f"leak: record {record['id']} of {name} is a twin of {twin}. Nothing was written. "

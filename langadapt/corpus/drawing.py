@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from langadapt.corpus.pools import Pool
-from langadapt.corpus.twins import Run, TwinIndex
+from langadapt.corpus.pools import Candidate, Pool
+from langadapt.corpus.twins import TwinIndex
 from langadapt.files.records import Record
 from langadapt.recipe.preprocess import HeldOutSize
 
@@ -19,22 +19,26 @@ Report = dict[str, Any]
 class Draw:
     """One draw over all pools: held-out records first, then training records that are no twins of them.
 
-    A held-out record takes its whole cluster out of training: every text, in any language and from any source, that is
-    its twin or a translation of it. Which records are held out, which are drawn and which are left is the same for the
-    same seed and sources.
+    A held-out record takes its cluster out of training: its twins in any source and language, the translations it has
+    in its source, and the translations that its twins have among the text pairs of the mixture. The same seed and
+    sources give the same draw.
     """
 
-    def __init__(self, cpt: Pool, sft: Sequence[Pool], size: HeldOutSize, boilerplate: frozenset[Run]) -> None:
-        self.boilerplate = boilerplate
-        self.report: dict[str, Report] = {}
-        self._index = TwinIndex(self.boilerplate)
+    def __init__(self, cpt: Pool, sft: Sequence[Pool], size: HeldOutSize) -> None:
+        self._index = TwinIndex()
         self._held_out: dict[str, set[str]] = {}
         self.cpt_test = self._hold_out([cpt], [min(size.cpt, math.floor(size.max_share * cpt.size))])
-        self.sft_test = self._hold_out(sft, test_shares(sft, size))
+        self.sft_test = self._hold_out(sft, held_out_counts(sft, size))
+        self.report: dict[str, Report] = {}
+        self.held_out_report = {
+            "cpt": {"wanted": size.cpt, "held out": len(self.cpt_test)},
+            "sft": {"wanted": size.sft, "held out": len(self.sft_test)},
+        }
+        self._close_clusters([pool for pool in sft if pool.translates])
 
     def _hold_out(self, pools: Sequence[Pool], counts: Sequence[int]) -> list[Record]:
         chosen: list[Record] = []
-        within = TwinIndex(self.boilerplate)
+        within = TwinIndex()
         for pool, count in zip(pools, counts, strict=True):
             mine: set[str] = set()
             for candidate in pool.candidates() if count else ():
@@ -49,23 +53,40 @@ class Draw:
             self._held_out[pool.name] = mine
         return chosen
 
+    def _close_clusters(self, pools: Sequence[Pool]) -> None:
+        """Add the translations of every text pair that is a twin, until that makes no other pair a twin."""
+        added: set[str] = set()
+        growing = True
+        while growing:
+            growing = False
+            for pool in pools:
+                for candidate, twin in self._examine(pool):
+                    if twin is not None and candidate.record["id"] not in added:
+                        added.add(candidate.record["id"])
+                        self._index.add(twin, candidate.texts)
+                        growing = True
+
+    def _examine(self, pool: Pool) -> Iterator[tuple[Candidate, str | None]]:
+        """Yield candidates with the id of the held-out record they are a twin of, until enough are no twins."""
+        free = 0
+        for candidate in pool.candidates():
+            if free == pool.wanted:
+                return
+            if candidate.record["id"] not in self._held_out[pool.name]:
+                twin = self._index.find([*candidate.texts, candidate.prompt])
+                free += twin is None
+                yield candidate, twin
+
     def training(self, pool: Pool) -> Iterator[Record]:
         """Yield up to ``pool.wanted`` training records and leave the counts in ``report[pool.name]``."""
-        held_out = self._held_out[pool.name]
         counts: Counter[str] = Counter()
-        for candidate in pool.candidates():
-            if counts["train"] == pool.wanted:
-                break
-            if candidate.record["id"] in held_out:
-                continue
-            if self._index.find(candidate.texts) is not None:
-                counts["twins"] += 1
-                continue
-            counts["train"] += 1
-            yield candidate.record
+        for candidate, twin in self._examine(pool):
+            counts["train" if twin is None else "twins"] += 1
+            if twin is None:
+                yield candidate.record
         self.report[pool.name] = {
             "available": pool.size,
-            "held out": len(held_out),
+            "held out": len(self._held_out[pool.name]),
             "left out as twins or translations of held-out text": counts["twins"],
             "wanted": pool.wanted,
             "drawn": counts["train"],
@@ -73,7 +94,7 @@ class Draw:
         }
 
 
-def test_shares(pools: Sequence[Pool], size: HeldOutSize) -> list[int]:
+def held_out_counts(pools: Sequence[Pool], size: HeldOutSize) -> list[int]:
     """Return how many records each pool holds out: in proportion to what it trains on, within ``size``.
 
     No pool gives more than ``size.max_share`` of what it has. Fractions go to the largest remainders.
@@ -83,9 +104,11 @@ def test_shares(pools: Sequence[Pool], size: HeldOutSize) -> list[int]:
     exact = [total * weight / (sum(weights) or 1) for weight in weights]
     limits = [math.floor(size.max_share * pool.size) for pool in pools]
     counts = [min(math.floor(share), limit) for share, limit in zip(exact, limits, strict=True)]
-    for k in sorted(range(len(pools)), key=lambda k: math.floor(exact[k]) - exact[k]):
-        if sum(counts) < total and counts[k] < limits[k]:
-            counts[k] += 1
+    by_remainder = sorted(range(len(pools)), key=lambda k: math.floor(exact[k]) - exact[k])
+    while sum(counts) < total and any(count < limit for count, limit in zip(counts, limits, strict=True)):
+        for k in by_remainder:
+            if sum(counts) < total and counts[k] < limits[k]:
+                counts[k] += 1
     return counts
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.files.records import Record
-from langadapt.models import ChatFormatError, encode_conversation, encode_text, load_tokenizer, user_turn
+from langadapt.models import ChatFormatError, conversation, encode_conversation, encode_text, load_tokenizer
 from langadapt.models.templates import set_chat_template
 
 
@@ -20,12 +20,11 @@ def open_tokenizer(name: str, template: str | None) -> PreTrainedTokenizerBase:
 
 
 def token_length(tokenizer: PreTrainedTokenizerBase, record: Record) -> int:
-    """Return the tokens a record takes: a text with its end token, or a conversation under the chat template."""
+    """Return the tokens a record takes: a text behind its prefix token, or a conversation under the chat template."""
     if record["task"] == "lm":
         return len(encode_text(tokenizer, record["text"])) + 1
-    turns = [{"role": "user", "content": user_turn(record)}, {"role": "assistant", "content": record["output"]}]
     try:
-        ids, _ = encode_conversation(tokenizer, turns)
+        ids, _ = encode_conversation(tokenizer, conversation(record))
     except ChatFormatError as error:
         raise UserError(f"{tokenizer.name_or_path}: {error}.") from None
     return len(ids)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from langadapt.corpus.sources import InstructionCollection, TextCollection
+from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import RUN
 from langadapt.errors import UserError
 from langadapt.files.records import Record
@@ -22,10 +23,11 @@ Collections = Mapping[str, TextCollection | InstructionCollection]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A record that may be drawn, and every text by which twins are told: its own and its translations."""
+    """A record that may be drawn, and every text by which twins are told."""
 
     record: Record
-    texts: list[str]
+    texts: list[str]  # its own and their translations, without the words of prompt templates
+    prompt: str = ""  # what the user says, whole: held-out text may be quoted anywhere in it
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Pool:
     size: int
     wanted: int  # training records
     max_share: float  # of the mixture; 1.0 for parts that are never cut
+    translates: bool  # its records are text pairs
     seed: int
     read: Callable[[int], Candidate]
 
@@ -65,15 +68,20 @@ def cpt_pool(settings: PreprocessSettings, collections: Collections) -> Pool:
         }
         return Candidate(record, list(texts.values()))
 
-    return Pool("cpt", int(ends[-1]), settings.cpt.count, 1.0, settings.seed, read)
+    return Pool("cpt", int(ends[-1]), settings.cpt.count, 1.0, False, settings.seed, read)
 
 
-def sft_pools(settings: PreprocessSettings, collections: Collections) -> list[Pool]:
+def sft_pools(settings: PreprocessSettings, collections: Collections, templates: Templates) -> list[Pool]:
     """Return one pool for each part of the fine-tuning mixture, in the order of the YAML."""
-    return [_sft_pool(settings, part, collections[part.source]) for part in settings.sft]
+    return [_sft_pool(settings, part, collections[part.source], templates) for part in settings.sft]
 
 
-def _sft_pool(settings: PreprocessSettings, part: SftPart, collection: TextCollection | InstructionCollection) -> Pool:
+def _sft_pool(
+    settings: PreprocessSettings,
+    part: SftPart,
+    collection: TextCollection | InstructionCollection,
+    templates: Templates,
+) -> Pool:
     name = f"{part.source} {part.task} {part.direction}"
     asked, answered = part.languages
     common = {"source": part.source, "task": part.task, "source_lang": asked, "target_lang": answered}
@@ -99,17 +107,18 @@ def _sft_pool(settings: PreprocessSettings, part: SftPart, collection: TextColle
         row = collection.by_direction[part.direction][k]
         record: dict[str, Any] = {"id": row["id"], **common, **{k: row[k] for k in ("instruction", "input", "output")}}
         if part.task == "translation":
-            record["source_text"] = row["input"] or row["instruction"]
-        return Candidate(record, comparable_texts(record))
+            record["source_text"] = row["input"] or templates.content(row["instruction"])
+        return Candidate(record, comparable_texts(record, templates), user_turn(record))
 
+    translates = part.task == "translation"
     if isinstance(collection, TextCollection):
-        return Pool(name, collection.size, part.count, part.max_share, settings.seed, read_pair)
+        return Pool(name, collection.size, part.count, part.max_share, translates, settings.seed, read_pair)
     size = len(collection.by_direction.get(part.direction, []))
-    return Pool(name, size, part.count, part.max_share, settings.seed, read_instruction)
+    return Pool(name, size, part.count, part.max_share, translates, settings.seed, read_instruction)
 
 
-def comparable_texts(record: Record) -> list[str]:
-    """Return the texts of a written record by which twins are told.
+def comparable_texts(record: Record, templates: Templates) -> list[str]:
+    """Return the texts of a written record by which twins are told, without the words of prompt templates.
 
     The answer to an instruction counts only from `RUN` units on: short answers ("politics", "yes") are shared by many
     records that have nothing else in common.
@@ -119,7 +128,7 @@ def comparable_texts(record: Record) -> list[str]:
     if record["task"] == "translation":
         return [record["source_text"], record["output"]]
     long_answer = len(units(record["output"])) >= RUN
-    return [user_turn(record), *([record["output"]] if long_answer else [])]
+    return [templates.content(user_turn(record)), *([record["output"]] if long_answer else [])]
 
 
 def prompts_of(collections: Collections) -> Iterator[str]:

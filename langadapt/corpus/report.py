@@ -56,11 +56,16 @@ def as_markdown(report: Report) -> str:
 
 
 def shortfalls(report: Report) -> list[str]:
-    """Return a sentence for each part that has fewer records than the recipe asks for, with the reason."""
+    """Return a sentence for each part and test set with fewer records than the recipe asks for, with the reason."""
     sentences = [
         f"{name}: {draw['drawn']:,} of {draw['wanted']:,} records; all there is was used"
         for name, draw in report["draws"].items()
         if draw["shortfall"]
+    ]
+    sentences += [
+        f"held-out {name} records: {size['held out']:,} of {size['wanted']:,}, within the share of what there is"
+        for name, size in report["held out"].items()
+        if size["held out"] < size["wanted"]
     ]
     for file, lost in report["cut to max_share"].items():
         sentences += [

@@ -19,8 +19,10 @@ from langadapt.text import normalize, script_share
 
 Texts = dict[str, str]  # language code: the text in that language
 
-# From this share of the letters on, a text is in the language of a script and not only quoting it.
+# From this share of the letters on, a text is in the language of a script and not only quoting it. It is small: names
+# in another script may take nine tenths of a sentence.
 _NOTICEABLE = 0.05
+_ENOUGH = 500  # characters that show which script a document is in
 
 
 @dataclass
@@ -76,8 +78,9 @@ def _open_lines(name: str, files: dict[str, LineFile]) -> TextCollection:
         texts = {c: normalized[c](files[c][index]) for c, index in zip(files, rows[k], strict=True)}
         return f"{name}:{rows[k][0] + 1}", texts
 
-    present = [k for k in range(len(rows)) if all(files[c][i] for c, i in zip(files, rows[k], strict=True))]
-    report["dropped"]["blank in at least one language"] = len(rows) - len(present)
+    checked = [_reason_to_drop({c: files[c][i] for c, i in zip(files, row, strict=True)}) for row in rows]
+    present = [k for k, reason in enumerate(checked) if reason is None]
+    report["dropped"] |= Counter(filter(None, checked))
     report["documents"] = len(present)
     return TextCollection(name, list(files), len(present), lambda k: read(present[k]), report)
 
@@ -110,23 +113,25 @@ def _pair_lines(files: dict[str, LineFile]) -> tuple[list[tuple[int, ...]], dict
 def _open_jsonl(name: str, source: JsonlSource, path: Path, way_out: str) -> TextCollection:
     normalized = _normalizers(list(source.fields))
     rows: list[tuple[str, Texts]] = []
-    blank = total = 0
+    dropped: Counter[str] = Counter()
+    total = 0
     for number, record in read_jsonl(path, way_out):
         total += 1
         texts = {}
         for code, key in source.fields.items():
-            value = record.get(key, "")
+            value = record.get(key) or ""  # null is blank too
             if not isinstance(value, str):
                 raise UserError(f"{path}, line {number}: the field {key!r} is {value!r}, expected a text.")
             texts[code] = normalized[code](value)
-        if all(texts.values()):
+        reason = _reason_to_drop(texts)
+        if reason is None:
             rows.append((f"{name}:{number}", texts))
         else:
-            blank += 1
+            dropped[reason] += 1
     if not rows:
-        keys = ", ".join(source.fields.values())
-        raise UserError(f"{path}: no record has text in all of the fields {keys}. Check `sources.{name}.fields`.")
-    report = {"records": total, "dropped": {"blank in at least one language": blank}, "documents": len(rows)}
+        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        raise UserError(f"{path}: no record can be used ({why}). Check `sources.{name}.fields`.")
+    report = {"records": total, "dropped": dict(dropped), "documents": len(rows)}
     return TextCollection(name, list(source.fields), len(rows), rows.__getitem__, report)
 
 
@@ -136,7 +141,7 @@ def _open_instructions(name: str, source: InstructionsSource, path: Path, way_ou
     dropped: Counter[str] = Counter()
     records = read_json_array(path, way_out)
     for position, record in enumerate(records, start=1):
-        parts = {key: record.get(key, "") for key in ("instruction", "input", "output")}
+        parts = {key: record.get(key) or "" for key in ("instruction", "input", "output")}
         for key, value in parts.items():
             if not isinstance(value, str):
                 raise UserError(f"{path}, record {position}: {key!r} is {value!r}, expected a text.")
@@ -150,14 +155,26 @@ def _open_instructions(name: str, source: InstructionsSource, path: Path, way_ou
             if asked is None or answered is None:
                 dropped[f"not routed: asked in {asked or '?'}, answered in {answered or '?'}"] += 1
                 continue
-            parts["instruction"] = normalized[asked](parts["instruction"])
-            parts["input"] = normalized[asked](parts["input"])
-            parts["output"] = normalized[answered](parts["output"])
+            parts = {key: normalized[asked](parts[key]) for key in ("instruction", "input")} | {
+                "output": normalized[answered](parts["output"])
+            }
+            if not parts["instruction"]:
+                parts = {"instruction": parts["input"], "input": "", "output": parts["output"]}
             record_id = f"{name}:{position}"
             collection.by_direction.setdefault(f"{asked}-{answered}", []).append({"id": record_id, **parts})
     directions = {direction: len(routed) for direction, routed in sorted(collection.by_direction.items())}
     collection.report = {"records": len(records), "dropped": dict(sorted(dropped.items())), "by direction": directions}
     return collection
+
+
+def _reason_to_drop(texts: Texts) -> str | None:
+    """Say why a document cannot be used in all its languages, or None: blank, or written in other scripts."""
+    for code, text in texts.items():
+        if not normalize(text):
+            return "blank in at least one language"
+        if script_share(text[:_ENOUGH], load_language(code).scripts) < _NOTICEABLE:
+            return f"{code} text in another script"
+    return None
 
 
 def language_of(text: str, languages: list[str]) -> str | None:

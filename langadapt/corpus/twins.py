@@ -9,7 +9,7 @@ stands inside many texts by right.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from langadapt.text import units
 
@@ -23,32 +23,30 @@ Run = tuple[str, ...]
 class TwinIndex:
     """Held-out texts, indexed so that each training text is checked in one pass over its units."""
 
-    def __init__(self, boilerplate: frozenset[Run] = frozenset()) -> None:
-        """``boilerplate``: runs that never count, such as the fixed words of a prompt template."""
-        self._boilerplate = boilerplate
-        self._whole: dict[Run, Hashable] = {}
+    def __init__(self) -> None:
+        self._whole: dict[Run, str] = {}
         self._owners: dict[Run, list[int]] = defaultdict(list)
-        self._texts: list[tuple[Hashable, int, int]] = []  # owner, number of units, number of runs
+        self._texts: list[tuple[str, int, int]] = []  # owner, number of units, number of runs
 
-    def add(self, owner: Hashable, texts: Iterable[str]) -> None:
+    def add(self, owner: str, texts: Iterable[str]) -> None:
         """Add the texts of one held-out record: all its language versions."""
         for text in texts:
             sequence = _sequence(text)
             if not sequence:
                 continue
             self._whole.setdefault(sequence, owner)
-            text_runs = self._runs(sequence)
+            text_runs = runs(sequence)
             for run in text_runs:
                 self._owners[run].append(len(self._texts))
             self._texts.append((owner, len(sequence), len(text_runs)))
 
-    def find(self, texts: Iterable[str]) -> Hashable | None:
+    def find(self, texts: Iterable[str]) -> str | None:
         """Return the owner of a held-out text that is a twin of one of ``texts``, or None."""
         for text in texts:
             sequence = _sequence(text)
             if sequence in self._whole:
                 return self._whole[sequence]
-            text_runs = self._runs(sequence)
+            text_runs = runs(sequence)
             shared = Counter(index for run in text_runs for index in self._owners.get(run, ()))
             for index, count in shared.items():
                 owner, length, held_out_runs = self._texts[index]
@@ -56,19 +54,10 @@ class TwinIndex:
                     return owner
         return None
 
-    def _runs(self, sequence: Run) -> set[Run]:
-        return runs(sequence) - self._boilerplate
-
 
 def runs(sequence: Sequence[str]) -> set[Run]:
     """Return the distinct runs of `RUN` consecutive units."""
     return set(zip(*(sequence[start:] for start in range(RUN)), strict=False))
-
-
-def boilerplate_of(texts: Iterable[str], least: int = 10) -> frozenset[Run]:
-    """Return the runs that stand in at least ``least`` of the texts: the fixed words of templates, not content."""
-    counts = Counter(run for text in texts for run in runs(_sequence(text)))
-    return frozenset(run for run, count in counts.items() if count >= least)
 
 
 def _sequence(text: str) -> Run:
@@ -76,4 +65,4 @@ def _sequence(text: str) -> Run:
 
 
 def _enough(length: int, run_count: int) -> float:
-    return max(1.0, run_count * (_SHARE if length >= _SHORT else 1.0))
+    return run_count * (_SHARE if length >= _SHORT else 1.0)

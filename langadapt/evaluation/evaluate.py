@@ -18,7 +18,7 @@ from langadapt.evaluation.prompts import choose_format, pick_examples
 from langadapt.evaluation.results import Evaluation, Prediction, Translation
 from langadapt.evaluation.test_sets import read_test_sets, read_translations
 from langadapt.evaluation.translation import score_translation, translate
-from langadapt.files import sha256_of
+from langadapt.files import check_vouched
 from langadapt.files.records import Record
 from langadapt.models import find_model, load_model, load_tokenizer, pick_device, pick_dtype
 from langadapt.recipe.evaluation import EvaluationSettings
@@ -40,24 +40,24 @@ def evaluate_model(settings: EvaluationSettings, way_out: str) -> tuple[Evaluati
     model = load_model(settings.model_path, pick_dtype(settings.dtype, device), device, settings.trust_remote_code)
     files, missing = dict(test.files), dict(test.missing)
 
-    perplexity = None
-    if test.texts:
-        perplexity = measure_likelihood(
-            model, tokenizer, test.texts, max_length=settings.max_length, token_budget=settings.token_budget
-        )
-
     prompt_format = choose_format(tokenizer, model.generation_config, settings.prompt_format)
     examples: dict[str, list[Record]] = {}
     if prompt_format == "few_shot" and settings.num_fewshot:
         path = Path(settings.dataset_dir) / settings.fewshot_file
         examples = _examples(settings, tokenizer, read_translations(path, way_out), test.translations)
-        files[str(path)] = sha256_of(path)
+        files[str(path)] = check_vouched(path)
         for direction, found in examples.items():
             if len(found) < settings.num_fewshot:
                 missing[f"translation.{direction}.prompt"] = (
                     f"{len(found)} of {settings.num_fewshot} examples: {path} has no more {direction} records of at "
                     f"most {settings.fewshot_max_tokens} tokens that share no text with the test set"
                 )
+
+    perplexity = None
+    if test.texts:
+        perplexity = measure_likelihood(
+            model, tokenizer, test.texts, max_length=settings.max_length, token_budget=settings.token_budget
+        )
 
     translation: dict[str, Translation | None] = {}
     predictions: list[Prediction] = []

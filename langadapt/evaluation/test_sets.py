@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_array, sha256_of
+from langadapt.files import check_vouched, read_json_array
 from langadapt.files.records import Record
 from langadapt.recipe import Language, load_language
 from langadapt.recipe.evaluation import EvaluationSettings
@@ -51,7 +51,7 @@ def read_test_sets(settings: EvaluationSettings, way_out: str) -> TestSets:
         texts=texts,
         translations={d: draw(found.get(d, []), settings.limit, settings.seed) for d in wanted},
         missing=missing,
-        files={str(path): sha256_of(path) for path in (likelihood, translation)},
+        files={str(path): check_vouched(path) for path in (likelihood, translation)},
     )
 
 

@@ -1,7 +1,7 @@
 """Fonts for every script, and what to write where there is none.
 
-matplotlib draws an empty box for a character that no font holds, which helps nobody; `label` falls back to a
-transcription instead. Tibetan stacks are shaped by matplotlib itself from version 3.11 on.
+matplotlib draws an empty box for a character that no font holds, which helps nobody; `label` falls back to
+other words instead, such as the language's code. Tibetan stacks are shaped by matplotlib itself from version 3.11 on.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Ground: reading records with their line numbers, and writing so that nothing is ever half there."""
 
-from langadapt.files.atomic import atomic_path, staged_folder, write_json, write_text
+from langadapt.files.atomic import atomic_path, probe_folder, staged_folder, write_json, write_text
+from langadapt.files.provenance import check_vouched
 from langadapt.files.records import (
     iter_json_array,
     read_json_array,
     read_json_file,
+    read_json_object,
     read_jsonl,
     read_lines,
     require_file,
@@ -14,9 +16,12 @@ from langadapt.files.records import (
 
 __all__ = [
     "atomic_path",
+    "check_vouched",
     "iter_json_array",
+    "probe_folder",
     "read_json_array",
     "read_json_file",
+    "read_json_object",
     "read_jsonl",
     "read_lines",
     "require_file",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,17 +27,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name_place(error, path)
         raise
 
 
 @contextmanager
-def staged_folder(path: str | Path, last: str) -> Iterator[Path]:
+def staged_folder(path: str | Path, last: str, stale: str = "") -> Iterator[Path]:
     """Yield an empty folder inside ``path``; when the block ends well, move its files to ``path``, ``last`` at the end.
 
     Nothing in ``path`` changes before all files are complete. The old ``last`` goes first and the new one comes last,
-    so a set of files with it is whole. When the block fails, the staged files are deleted.
+    so a set of files with it is whole. Older files that match the pattern ``stale`` and are not among the new ones go
+    too. When the block fails, the staged files are deleted.
     """
     path = Path(path)
     staging = path / ".unfinished"
@@ -46,10 +49,26 @@ def staged_folder(path: str | Path, last: str) -> Iterator[Path]:
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == last)
         (path / last).unlink(missing_ok=True)
+        for old in path.glob(stale) if stale else ():
+            if not (staging / old.name).exists():
+                old.unlink()
         for file in files:
             os.replace(file, path / file.name)
+    except OSError as error:
+        _name_place(error, path)
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def probe_folder(path: str | Path) -> None:
+    """Make a folder if missing and write into it, so that hours of work do not end at one that cannot be written.
+
+    Raises `OSError`, which ends a command with one message.
+    """
+    Path(path).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -61,3 +80,9 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write ``value`` as indented JSON, atomically. NaN is refused: it is not JSON, and no figure."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def _name_place(error: BaseException, path: Path) -> None:
+    """Say where it was: an error of write() or fsync(), such as a full disk, names no file."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)

@@ -64,6 +64,14 @@ def read_json_file(path: str | Path, way_out: str = "Check the path.") -> Any:
         raise UserError(f"{path}, line {error.lineno}: broken JSON ({error.msg}). {way_out}") from None
 
 
+def read_json_object(path: str | Path, way_out: str = "Check the path.") -> dict[str, Any]:
+    """Return the JSON object in a file; raise `UserError` for anything else."""
+    value = read_json_file(path, way_out)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(value).__name__}. {way_out}")
+    return value
+
+
 def read_json_array(path: str | Path, way_out: str = "Check the path.") -> list[Record]:
     """Return the records of a JSON array of objects; raise `UserError` for anything else."""
     value = read_json_file(path, way_out)
@@ -72,6 +80,7 @@ def read_json_array(path: str | Path, way_out: str = "Check the path.") -> list[
     for position, record in enumerate(value, start=1):
         if not isinstance(record, dict):
             raise UserError(f"{path}, record {position}: expected an object, found {type(record).__name__}.")
+        _require_characters(record, f"{path}, record {position}")
     return value
 
 
@@ -125,4 +134,15 @@ def _parse_record(path: str | Path, number: int, line: str) -> Record:
         ) from None
     if not isinstance(record, dict):
         raise UserError(f"{path}, line {number}: expected a JSON object, found {type(record).__name__}.")
+    if "\\u" in line:
+        _require_characters(record, f"{path}, line {number}")
     return record
+
+
+def _require_characters(record: Record, place: str) -> None:
+    """Refuse half a surrogate pair: JSON can spell it (``\\ud800``), but it is no character, and no UTF-8 holds it."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])[1:-1]
+        raise UserError(f"{place}: {half} is half a character (a lone surrogate). Mend or delete the record.") from None

@@ -22,7 +22,12 @@ class ChatFormatError(ValueError):
 
 def user_turn(record: Mapping[str, Any]) -> str:
     """Return what the user says in an SFT record: its ``instruction``, then a line break and its ``input``, if any."""
-    return "\n".join(part for part in (record["instruction"], record.get("input", "")) if part)
+    return "\n".join(part for part in (record.get("instruction"), record.get("input")) if part)
+
+
+def conversation(record: Mapping[str, Any]) -> list[Message]:
+    """Return an SFT record as messages: the `user_turn`, and ``output`` as the assistant's answer."""
+    return [{"role": "user", "content": user_turn(record)}, {"role": "assistant", "content": record["output"]}]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

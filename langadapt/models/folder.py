@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_file
+from langadapt.files import read_json_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -22,11 +22,18 @@ def find_model(name: str) -> str:
     path = Path(name)
     if path.exists():
         check_model_folder(path)
-        return name
-    if name.startswith((".", "/", "~")) or not _HUB_NAME.match(name) or name.count("/") != 1 or path.parent.exists():
-        raise UserError(
-            f"{name}: no such folder. Give a Hugging Face model folder, or a hub name (organisation/model)."
-        )
+    else:
+        _require_hub_name(name)
+    return name
+
+
+def find_tokenizer(name: str) -> str:
+    """Return ``name`` if it is a folder with a tokenizer.json or may be a hub name; raise `UserError` otherwise."""
+    path = Path(name)
+    if not path.exists():
+        _require_hub_name(name, " Or download the model: python 1_preprocess.py --download.")
+    elif not (path / "tokenizer.json").is_file():
+        raise UserError(f"{name}: no tokenizer in it, tokenizer.json is missing. Copy it from the model's origin.")
     return name
 
 
@@ -49,11 +56,25 @@ def check_model_folder(path: str | Path) -> list[Path]:
     return shards
 
 
+def _require_hub_name(name: str, way_out: str = "") -> None:
+    if (
+        name.startswith((".", "/", "~"))
+        or not _HUB_NAME.match(name)
+        or name.count("/") != 1
+        or Path(name).parent.exists()
+    ):
+        raise UserError(
+            f"{name}: no such folder. Give a Hugging Face model folder, or a hub name (organisation/model).{way_out}"
+        )
+
+
 def _shards(path: Path) -> list[Path]:
     if (path / SINGLE).is_file():
         return [path / SINGLE]
     if (path / INDEX).is_file():
-        weight_map = read_json_file(path / INDEX).get("weight_map", {})
+        weight_map = read_json_object(path / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise UserError(f"{path / INDEX}: expected a `weight_map` of tensors to files. Copy the folder again.")
         names = sorted(set(map(str, weight_map.values())))
         for name in names:
             if name != Path(name).name or not name.endswith(".safetensors"):
@@ -80,8 +101,9 @@ def _check_shard(path: Path) -> None:
             raise UserError(f"{path}: cut short ({size} bytes). Copy the file again.")
         try:
             header = json.loads(handle.read(length))
-        except ValueError:
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        except (ValueError, AttributeError, LookupError, TypeError):
             raise UserError(f"{path}: the safetensors header is broken. Copy the file again.") from None
-    end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
     if size < 8 + length + end:
         raise UserError(f"{path}: cut short, {size} of {8 + length + end} bytes. Copy the file again.")

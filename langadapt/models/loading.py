@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from langadapt.errors import UserError
-from langadapt.models.folder import find_model
+from langadapt.models.folder import find_model, find_tokenizer
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 _WAY_OUT = "Check the path, or download the model: python 1_preprocess.py --download."
+_NAMED = 3  # how many tensors an error lists before it only counts
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -42,10 +45,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     place of the file's, without a word. Raises `UserError` when there is no tokenizer.json to be had.
     """
     try:
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        return PreTrainedTokenizerFast.from_pretrained(find_tokenizer(name))
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{name}: no tokenizer in it ({_first_line(error)}). {_WAY_OUT}") from None
-    return tokenizer
 
 
 def load_model(
@@ -57,16 +59,35 @@ def load_model(
 ) -> PreTrainedModel:
     """Return a causal language model in evaluation mode on ``device`` (default: left where it is loaded, the CPU).
 
-    ``options`` go to `from_pretrained`. Raises `UserError` when the folder is no model, or none that is known here.
+    ``options`` go to `from_pretrained`. Raises `UserError` when the folder is no model, none that is known here, or
+    does not hold every weight in the size that its config.json asks for.
     """
     find_model(name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, **options
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{name}: the model could not be loaded ({_first_line(error)}). {_WAY_OUT}") from None
+    # transformers fills what it does not find with random numbers. Tied weights are not among the missing.
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(f"{name}: weights are missing: {_some(missing)}. Copy or download the model again.")
+    if mismatched := sorted(key for key, *_ in loading["mismatched_keys"]):
+        raise UserError(
+            f"{name}: a checkpoint of another size than its config.json says: {_some(mismatched)}. "
+            "Take config.json and weights from the same model."
+        )
     return model.to(device).eval() if device is not None else model.eval()
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -39,6 +39,7 @@ COMMANDS = [
     f"{_EVALUATE} --compare",
     f"python 5_analyze_weights.py --config {RECIPE}/weights.yaml",
 ]
+MARGIN = 10.0  # chrF points, far more than two draws of a hundred test sentences differ by
 TALK = f"python 6_test_inference.py --config {RECIPE}/inference.yaml"
 
 
@@ -75,10 +76,9 @@ def results_table(results: dict[str, Any]) -> Table:
 
 
 def verdicts(results: dict[str, Any]) -> list[str]:
-    """Say whether each stage did what it is for: CPT lowers bits per byte, SFT raises chrF far above the floor.
+    """Say whether each stage did what it is for: CPT lowers bits per byte, SFT raises chrF.
 
-    "Far above": SFT gains at least as much over CPT as the margin by which scores differ by chance, taken as a quarter
-    of its own distance to the floor.
+    SFT has to be `MARGIN` points above both CPT and its own floor.
     """
     base, cpt, sft = (results[name] for name in MODELS)
     before, after = base["perplexity"]["bits_per_byte"], cpt["perplexity"]["bits_per_byte"]
@@ -87,8 +87,8 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     ]
     for direction, scores in sorted(sft["translation"].items()):
         earlier, later = cpt["translation"][direction]["chrf"]["score"], scores["chrf"]["score"]
-        floor = scores["chrf"]["floor"]
-        beats = later - earlier > 0.25 * (later - floor) > 0
+        floor = scores["chrf"]["floor"] or 0.0
+        beats = later - max(earlier, floor) >= MARGIN
         sentences.append(
             f"SFT {'beats' if beats else 'does NOT clearly beat'} CPT in chrF, {direction}: "
             f"{earlier:.1f} to {later:.1f}, floor {floor:.1f}."

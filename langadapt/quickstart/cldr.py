@@ -21,8 +21,8 @@ LANGUAGES = ("bo", "zh", "en")
 _LOCALES = {code: Locale.parse(code) for code in LANGUAGES}
 _STYLES = ("full", "long")
 
-# Years apart, so that no date stands in two kinds of text: the base model's trace of Tibetan, the monolingual text,
-# and the pairs, from which the test sets are drawn.
+# Years apart: no Tibetan date stands both in the base model's trace of Tibetan, in the monolingual text, and in what is
+# translated or asked, from which the test sets are drawn. Twins among the latter are stage 1's to find.
 _TRACE_YEARS = range(1880, 1900)
 _MONO_YEARS = range(1900, 1950)
 _PAIR_YEARS = range(1950, 2040)
@@ -139,6 +139,6 @@ def _write_lines(path: Path, lines: Iterable[str]) -> None:
 def as_records(texts: Iterable[str]) -> list[dict[str, str]]:
     """Return texts as records of stage 1, which is what `langadapt.training` reads."""
     return [
-        {"id": f"base:{k}", "source": "cldr", "task": "lm", "language": "zh", "text": text}
+        {"id": f"base:{k}", "source": "cldr", "task": "lm", "language": "mul", "text": text}
         for k, text in enumerate(texts, start=1)
     ]

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+import regex
+from pydantic import Field, field_validator
 
 from langadapt.errors import UserError
 from langadapt.recipe.settings import Settings, load_settings
@@ -36,6 +37,14 @@ class Language(Settings):
     fonts: list[str] = Field(default_factory=list, description="font families that hold its script, best first")
     flores: str | None = Field(None, description="its label in FLORES, e.g. bod_Tibt")
 
+    @field_validator("scripts")
+    @classmethod
+    def _scripts_exist(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if not _is_script(name):
+                raise ValueError(f"{name!r} is no script in Unicode; known are, for example, Tibetan, Latin and Han")
+        return names
+
 
 @cache
 def load_language(code: str) -> Language:
@@ -48,3 +57,11 @@ def load_language(code: str) -> Language:
     if profile.code != code:
         raise UserError(f"{path}: `code` is {profile.code!r}, but the file's name says {code!r}.")
     return profile
+
+
+def _is_script(name: str) -> bool:
+    try:
+        regex.compile(rf"\p{{Script={name}}}")
+    except regex.error:
+        return False
+    return name.replace("_", "").isalpha()

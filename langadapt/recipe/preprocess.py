@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -102,6 +103,12 @@ class PreprocessSettings(Settings):
     @model_validator(mode="after")
     def _agree(self) -> PreprocessSettings:
         problems = []
+        repeated = [name for name, count in Counter(self.cpt.sources).items() if count > 1]
+        problems += [f"cpt.sources names {name!r} twice" for name in repeated]
+        parts = Counter((part.source, part.task, part.direction) for part in self.sft)
+        problems += [f"sft has {' '.join(part)} twice; add up their counts" for part, n in parts.items() if n > 1]
+        if sum(part.max_share for part in self.sft if part.max_share < 1) >= 1:
+            problems.append("the max_share of the parts of sft add up to 1 or more; nothing is left for the others")
         for name in self.cpt.sources:
             if name not in self.sources:
                 problems.append(

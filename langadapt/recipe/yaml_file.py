@@ -63,8 +63,17 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
 
 
 def parse_value(text: str) -> Any:
-    """Parse the value of a ``key=value`` override as YAML; an empty value is null."""
-    return yaml.load(text, _Loader)
+    """Parse the value of a ``key=value`` override; an empty value is null.
+
+    Lists and mappings in brackets and quoted texts are YAML. Anything else is one number, boolean, null or text, whole:
+    no `` #`` in it starts a comment and no ``: `` a mapping, since paths and prompts may hold both.
+    """
+    text = text.strip()
+    if text.startswith(("{", "[", '"', "'")):
+        return yaml.load(text, _Loader)
+    loader = _Loader("")
+    tag = loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+    return loader.construct_object(yaml.ScalarNode(tag, text))
 
 
 def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import EXIT_USER_ERROR, UserError, run_command
-from langadapt.files import sha256_of
+from langadapt.files import check_vouched
 from langadapt.models import load_model, stop_token_ids
 from langadapt.recipe.training import TrainingSettings, load_training_settings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, reached_the_end
@@ -42,7 +42,7 @@ def main() -> None:
     tokenizer = check(settings, config)
     arguments = training_arguments(settings, use_cpu=settings.use_cpu or not torch.cuda.is_available())
 
-    dataset_sha256 = sha256_of(settings.dataset)
+    dataset_sha256 = check_vouched(settings.dataset)
     run = describe_run(settings, dataset_sha256, arguments.world_size)
     checkpoint = choose_checkpoint(settings, run)
     folder = tokens_folder(settings, tokenizer, dataset_sha256)
@@ -149,7 +149,8 @@ def _describe_failure(error: Exception) -> str | None:
             "much), lower cutoff_len, set activation_checkpointing: true, or train on more GPUs with ZeRO-2."
         )
     # torch.save and safetensors report a full disk each in their own way.
-    if any(words in str(error) for words in ("No space left on device", "PytorchStreamWriter failed writing")):
+    full = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+    if any(words in str(error) for words in full):
         return (
             "no space left on the disk. Free some (old checkpoint-N folders; save_total_limit keeps fewer) and run the "
             "same command again: it resumes from the last complete checkpoint."

@@ -60,14 +60,14 @@ def is_finished(output_dir: str | Path, run: Run) -> bool:
         return False
     done = read_json_file(folder / RUN_FILE)
     check_model_folder(folder)
-    return not differences(done, run) and all(done["settings"][key] == run["settings"][key] for key in _LENGTH)
+    return not differences(done, run, _FREE - _LENGTH)
 
 
 def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
     """Return the checkpoint folder to resume from, None to start at the beginning.
 
-    Raises `UserError` when the checkpoint belongs to another run, naming what differs, and when the recipe asks to
-    start anew where a run already is.
+    Raises `UserError` when the checkpoint or a finished model in ``output_dir`` belongs to another run, naming what
+    differs, and when the recipe asks to start anew where a run already is.
     """
     folder = Path(settings.output_dir)
     choice = settings.resume_from_checkpoint
@@ -87,6 +87,9 @@ def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
         checkpoint = folder / f"checkpoint-{max(complete)}" if complete else None
     if checkpoint is not None:
         _require_same_run(checkpoint, run)
+    if (folder / "config.json").exists():
+        # A longer run goes on from a checkpoint; without one it would start anew and replace the model.
+        _require_same_run(folder, run, _FREE if checkpoint is not None else _FREE - _LENGTH)
     return checkpoint
 
 
@@ -112,13 +115,13 @@ def set_aside_incomplete(output_dir: str | Path) -> list[str]:
     return said
 
 
-def differences(done: Run, run: Run) -> list[str]:
-    """Return what differs between two runs, one ``key: then, now`` each, leaving out what may change."""
+def differences(done: Run, run: Run, free: set[str] = _FREE) -> list[str]:
+    """Return what differs between two runs, one ``key: then, now`` each, leaving out the settings that are ``free``."""
     keys = [key for key in ("world_size", "dataset_sha256", "base_model", "deepspeed") if done[key] != run[key]]
     found = [f"{key}: {done[key]} then, {run[key]} now" for key in keys]
     for key in sorted(done["settings"].keys() & run["settings"].keys()):
         then, now = done["settings"][key], run["settings"][key]
-        if then != now and key not in _FREE and not key.startswith(_FREE_PREFIXES):
+        if then != now and key not in free and not key.startswith(_FREE_PREFIXES):
             found.append(f"{key}: {then} then, {now} now")
     return found
 
@@ -136,11 +139,13 @@ def is_complete(checkpoint: Path) -> bool:
     return (checkpoint / RUN_FILE).is_file()
 
 
-def _require_same_run(checkpoint: Path, run: Run) -> None:
-    found = differences(read_json_file(checkpoint / RUN_FILE), run)
+def _require_same_run(folder: Path, run: Run, free: set[str] = _FREE) -> None:
+    if not (folder / RUN_FILE).is_file():
+        raise UserError(f"{folder}: holds a model that this run did not make. Choose another output_dir.")
+    found = differences(read_json_file(folder / RUN_FILE), run, free)
     if found:
         raise UserError(
-            f"{checkpoint}: belongs to a run that differs from this one:\n  "
+            f"{folder}: belongs to a run that differs from this one:\n  "
             + "\n  ".join(found)
             + "\nStart with what it was made with (world_size is NPROC_PER_NODE x NNODES), choose another output_dir, "
             "or delete the folder."

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.files import iter_json_array, read_json_file, write_json
-from langadapt.models import ChatFormatError, encode_conversation, encode_texts, user_turn
+from langadapt.models import ChatFormatError, conversation, encode_conversation, encode_texts
 from langadapt.models.chat import IGNORE
 from langadapt.recipe.training import TrainingSettings
 
@@ -97,11 +97,12 @@ def encode_conversations(
 ) -> Iterator[Encoded]:
     """Yield every record as a conversation under the chat template; only the answer is learned."""
     for number, record in enumerate(records, start=1):
-        _field(record, "instruction", source, number)
-        answer = _field(record, "output", source, number)
-        messages = [{"role": "user", "content": user_turn(record)}, {"role": "assistant", "content": answer}]
+        # Either part of the user's turn may be empty, but not both.
+        question = [name for name in ("instruction", "input") if record.get(name)] or ["instruction"]
+        for name in (*question, "output"):
+            _field(record, name, source, number)
         try:
-            ids, labels = encode_conversation(tokenizer, messages)
+            ids, labels = encode_conversation(tokenizer, conversation(record))
         except ChatFormatError as error:
             raise UserError(f"{source}, record {number}: {error}.") from None
         yield ids, [label != IGNORE for label in labels]

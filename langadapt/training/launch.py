@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from langadapt.errors import UserError, run_command
-from langadapt.files import sha256_of
+from langadapt.files import check_vouched
 from langadapt.recipe.command_line import describe_keys
 from langadapt.recipe.training import SETTINGS, TrainingSettings, load_training_settings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished, set_aside_incomplete
@@ -41,7 +41,7 @@ def main() -> None:
     from langadapt.training.preflight import check
 
     tokenizer = check(settings, config)
-    dataset_sha256 = sha256_of(settings.dataset)
+    dataset_sha256 = check_vouched(settings.dataset)
     run = describe_run(settings, dataset_sha256, ranks * nodes)
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
         print(f"{settings.output_dir}: this run is finished already; nothing to do.")

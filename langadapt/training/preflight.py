@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_file, require_file
+from langadapt.files import probe_folder, read_json_object, require_file
 from langadapt.models import find_model, load_tokenizer
 from langadapt.models.templates import set_chat_template
 from langadapt.recipe.training import TrainingSettings
@@ -16,7 +17,7 @@ from langadapt.training.trainer import training_arguments
 
 
 def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizerBase:
-    """Check everything but the data's content; return the tokenizer, with its chat template for stage sft.
+    """Check everything but the data's content, and make output_dir; return the tokenizer, for sft with its template.
 
     ``config`` is the recipe's file: the files beside it are the recipes of the stages before. Raises `UserError`.
     """
@@ -24,15 +25,19 @@ def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizer
     _check_model_is_there(settings, config)
     _check_gpu(settings)
     if settings.deepspeed is not None:
-        stage = read_json_file(settings.deepspeed).get("zero_optimization", {}).get("stage", 0)
-        if stage == 3:
-            raise UserError(f"{settings.deepspeed}: ZeRO stage 3 is not supported; use configs/deepspeed/zero2.json.")
+        zero = read_json_object(settings.deepspeed).get("zero_optimization", {})
+        if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2):
+            raise UserError(
+                f"{settings.deepspeed}: expected `zero_optimization` with a `stage` of 0, 1 or 2; ZeRO stage 3 is not "
+                "supported. Use configs/deepspeed/zero2.json."
+            )
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
     training_arguments(settings, deepspeed=None, use_cpu=True, tf32=None)
     tokenizer = load_tokenizer(settings.model_name_or_path)
     if settings.stage == "sft":
         set_chat_template(tokenizer, settings.template)
     _check_sizes(settings, tokenizer)
+    probe_folder(settings.output_dir)
     return tokenizer
 
 
@@ -71,7 +76,7 @@ def _check_sizes(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase)
         loaded = AutoConfig.from_pretrained(
             settings.model_name_or_path, trust_remote_code=settings.trust_remote_code
         ).get_text_config()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise UserError(f"{settings.model_name_or_path}: its config.json could not be read ({error}).") from None
     longest = getattr(loaded, "max_position_embeddings", None)
     if longest is not None and settings.cutoff_len > longest:

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_file
+from langadapt.files import read_json_object
 from langadapt.models.folder import check_model_folder
 from langadapt.weights.tensor_types import tensor_type
 
@@ -117,7 +117,7 @@ def _open(role: str, name: str) -> Checkpoint:
                     tensors[tensor_name] = _stored(shard, tensor_name, file.get_slice(tensor_name))
         except SafetensorError as error:
             raise UserError(f"{shard}: not a readable safetensors file ({error}). Copy the file again.") from None
-    config = read_json_file(path / "config.json")
+    config = read_json_object(path / "config.json")
     return Checkpoint(role, path, tensors, says_untied=config.get("tie_word_embeddings") is False)
 
 
