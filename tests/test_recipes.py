@@ -128,6 +128,19 @@ def test_overrides_reach_into_lists_and_mappings(tmp_path: Path) -> None:
             load_settings(PreprocessSettings, path, [wrong])
 
 
+def test_a_misspelt_key_of_a_source_gets_the_keys_of_its_own_layout(tmp_path: Path) -> None:
+    text = (CONFIGS / "quickstart/preprocess.yaml").read_text(encoding="utf-8").replace("languages:", "langauges:")
+    text = text.replace(
+        "{source: mix, task: instruction, direction: bo-bo, count: 500}", "{source: mix, task: x, n: 1}"
+    )
+    (tmp_path / "x.yaml").write_text(text, encoding="utf-8")
+    line = next(n for n, row in enumerate(text.splitlines(), 1) if "langauges" in row)
+    with pytest.raises(UserError) as caught:
+        load_settings(PreprocessSettings, tmp_path / "x.yaml")
+    assert f"line {line}: unknown key `sources.mix.langauges`. Did you mean `languages`?" in str(caught.value)
+    assert "unknown key `sft.0.n`" in str(caught.value)
+
+
 def test_contradictions_are_all_reported() -> None:
     with pytest.raises(UserError) as caught:
         load_settings(

@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import UserError
 from langadapt.models.folder import find_model, find_tokenizer
@@ -63,6 +64,7 @@ def load_model(
     does not hold every weight in the size that its config.json asks for.
     """
     find_model(name)
+    disable_progress_bar()  # of seconds, and in the way of the stages' own
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             name,

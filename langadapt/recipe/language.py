@@ -28,7 +28,7 @@ class Language(Settings):
         "nfc", description="nfc, or tibetan: NFC plus the map of langadapt.text.normalization"
     )
     segmentation: Literal["syllables", "characters", "words"] = Field(
-        description="the unit that lengths and twins are counted in: tsheg syllables, characters, or words"
+        description="the unit its text is counted in: tsheg syllables, characters, or words"
     )
     sentence_ends: str = Field(description="characters that end a sentence or clause")
     bleu_tokenizer: Literal["syllables", "zh", "ja-mecab", "ko-mecab", "char", "13a", "intl", "flores200"] = Field(

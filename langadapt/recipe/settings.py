@@ -95,15 +95,14 @@ def _describe(
     lines: Mapping[KeyPath, int],
     overridden: set[KeyPath],
 ) -> str:
-    path: KeyPath = tuple(problem["loc"])
+    owner, path = _resolve(kind, tuple(problem["loc"]))
     name = ".".join(map(str, path))
     place = _place(path, config, lines, overridden)
     if problem["type"] == "extra_forbidden":
-        owner = _settings_at(kind, path[:-1])
         key = str(path[-1])
-        if owner is not None and key in owner.renamed:
+        if key in owner.renamed:
             return f"{place}: unknown key `{name}`. {owner.renamed[key]}"
-        known = list(owner.model_fields) if owner is not None else []
+        known = list(owner.model_fields)
         near = difflib.get_close_matches(key, known, n=1)
         hint = f"Did you mean `{near[0]}`?" if near else f"Known keys: {', '.join(sorted(known)[:30])}."
         return f"{place}: unknown key `{name}`. {hint}"
@@ -125,24 +124,44 @@ def _place(path: KeyPath, config: str | Path | None, lines: Mapping[KeyPath, int
     return str(config) if config is not None else "command line"
 
 
-def _settings_at(kind: type[Settings], path: KeyPath) -> type[Settings] | None:
-    """Return the settings class that stands at a path inside ``kind``; list indexes and union tags are stepped over."""
-    current: type[Settings] | None = kind
-    for part in path:
-        if current is None or part not in current.model_fields:
+def _resolve(kind: type[Settings], location: KeyPath) -> tuple[type[Settings], KeyPath]:
+    """Return the settings class that a key belongs to, and its path in the YAML.
+
+    pydantic's ``location`` also names the chosen member of a union by its tag, which no user wrote: the source
+    ``sources.mix`` of layout ``lines`` is ``("sources", "mix", "lines")`` there.
+    """
+    owners, path, index_comes = [kind], [], False
+    for part in location:
+        tagged = [owner for owner in owners if part in _tags(owner)]
+        if index_comes:
+            index_comes = False
+        elif len(owners) > 1 and tagged:
+            owners = tagged
             continue
-        current = _settings_in(current.model_fields[str(part)].annotation)
-    return current
+        elif part in owners[0].model_fields and len(path) < len(location) - 1:
+            annotation = owners[0].model_fields[str(part)].annotation
+            inner = _settings_in(annotation)
+            owners, index_comes = inner or owners, bool(inner) and typing.get_origin(annotation) in (dict, list)
+        path.append(part)
+    return owners[0], tuple(path)
 
 
-def _settings_in(annotation: Any) -> type[Settings] | None:
+def _settings_in(annotation: Any) -> list[type[Settings]]:
+    """Return the settings classes inside an annotation."""
     if inspect.isclass(annotation) and not typing.get_args(annotation):
-        return annotation if issubclass(annotation, Settings) else None
-    for argument in typing.get_args(annotation):
-        found = _settings_in(argument)
-        if found is not None:
-            return found
-    return None
+        return [annotation] if issubclass(annotation, Settings) else []
+    return [kind for argument in typing.get_args(annotation) for kind in _settings_in(argument)]
+
+
+def _tags(kind: type[Settings]) -> list[Any]:
+    """Return the values that tell a class apart from others in a union: those of its Literal fields."""
+    literals = (field.annotation for field in kind.model_fields.values())
+    return [
+        value
+        for literal in literals
+        if typing.get_origin(literal) is typing.Literal
+        for value in typing.get_args(literal)
+    ]
 
 
 def _numbered(problems: list[str]) -> str:
