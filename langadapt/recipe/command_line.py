@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import types
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic_core import PydanticUndefined
 
-from langadapt.recipe.settings import Settings
+from langadapt.recipe.settings import Settings, settings_in
 
 
 def stage_parser(description: str, kind: type[Settings], default_config: str | None) -> argparse.ArgumentParser:
@@ -39,21 +40,30 @@ def describe_keys(kind: type[Settings], prefix: str = "") -> str:
         required = field.default is PydanticUndefined and field.default_factory is None
         default = "" if required or field.default is PydanticUndefined else f" (default: {_plain(field.default)})"
         lines.append(f"  {prefix}{name}: {_type_name(field.annotation)}{default}\n      {field.description}")
-        nested = next((a for a in (field.annotation, *typing.get_args(field.annotation)) if _is_settings(a)), None)
-        if nested is not None:
-            item = "N." if typing.get_origin(field.annotation) is list else ""
-            lines.append(describe_keys(nested, f"{prefix}{name}.{item}"))
+        origin: Any = typing.get_origin(field.annotation)
+        item = {list: "N.", dict: "NAME."}.get(origin, "")
+        members = settings_in(field.annotation)
+        for member in members:
+            if len(members) > 1:
+                lines.append(f"  {prefix}{name}.{item[:-1]}, one of: {(member.__doc__ or '').splitlines()[0]}")
+            lines.append(describe_keys(member, f"{prefix}{name}.{item}"))
     return "\n".join(lines)
 
 
-def _is_settings(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Settings)
-
-
 def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    return str(annotation).replace("typing.", "").replace("langadapt.recipe.", "").replace("NoneType", "None")
+    """Return an annotation as a user reads it: names without modules, unions with bars, no pydantic details."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin is Literal:
+        return " | ".join(map(_plain, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join(map(_type_name, arguments))
+    if origin in (list, dict):
+        return f"{origin.__name__}[{', '.join(map(_type_name, arguments))}]"
+    if annotation is type(None):
+        return "null"
+    return getattr(annotation, "__name__", str(annotation))
 
 
 def _plain(value: Any) -> str:

@@ -130,7 +130,8 @@ def _resolve(kind: type[Settings], location: KeyPath) -> tuple[type[Settings], K
     pydantic's ``location`` also names the chosen member of a union by its tag, which no user wrote: the source
     ``sources.mix`` of layout ``lines`` is ``("sources", "mix", "lines")`` there.
     """
-    owners, path, index_comes = [kind], [], False
+    path: list[str | int] = []
+    owners, index_comes = [kind], False
     for part in location:
         tagged = [owner for owner in owners if part in _tags(owner)]
         if index_comes:
@@ -140,17 +141,17 @@ def _resolve(kind: type[Settings], location: KeyPath) -> tuple[type[Settings], K
             continue
         elif part in owners[0].model_fields and len(path) < len(location) - 1:
             annotation = owners[0].model_fields[str(part)].annotation
-            inner = _settings_in(annotation)
+            inner = settings_in(annotation)
             owners, index_comes = inner or owners, bool(inner) and typing.get_origin(annotation) in (dict, list)
         path.append(part)
     return owners[0], tuple(path)
 
 
-def _settings_in(annotation: Any) -> list[type[Settings]]:
-    """Return the settings classes inside an annotation."""
+def settings_in(annotation: Any) -> list[type[Settings]]:
+    """Return the settings classes inside an annotation: none, one, or the members of a union."""
     if inspect.isclass(annotation) and not typing.get_args(annotation):
         return [annotation] if issubclass(annotation, Settings) else []
-    return [kind for argument in typing.get_args(annotation) for kind in _settings_in(argument)]
+    return [kind for argument in typing.get_args(annotation) for kind in settings_in(argument)]
 
 
 def _tags(kind: type[Settings]) -> list[Any]:
