@@ -5,5 +5,5 @@ import os
 __version__ = "0.1.0"
 
 # Before torch is imported: idle OpenMP threads sleep instead of spinning. On a CPU that something else uses too,
-# spinning threads hold up the ones they wait for; a small model then trains twenty times slower (EXPERIMENTS.md).
+# spinning threads hold up the ones they wait for; a small model then trains 2 to 20 times slower (EXPERIMENTS.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
