@@ -15,4 +15,8 @@ if [[ -z ${PYTHON:-} ]]; then
   PYTHON=python3
   if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
+if ! "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then
+  echo "error: $PYTHON has no torch. Make the environment with: make venv (or name another interpreter in PYTHON)." >&2
+  exit 2
+fi
 exec "$PYTHON" -m langadapt.training.launch "$config" "$@"
