@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -9,7 +10,7 @@ from functools import cache
 import regex
 
 _LETTERS = regex.compile(r"[\p{L}\p{M}]")
-_NUMBERS = regex.compile(r"\p{Nd}+")
+_NUMBERS = re.compile(r"\d+")  # of re, which knows the digits that unicodedata knows
 _LATIN_WORDS = regex.compile(r"\p{Latin}{2,}")
 
 

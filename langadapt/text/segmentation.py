@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import regex
 
-_NO_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+NO_SPACES = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _UNIT = "|".join(
     [
         r"\p{N}+",
-        rf"[[{_NO_SPACES}]&&[\p{{L}}]]\p{{M}}*",
+        rf"[[{NO_SPACES}]&&[\p{{L}}]]\p{{M}}*",
         r"[\p{Tibetan}&&[\p{L}\p{M}]]+",  # apart from the next, for Tibetan with Latin names set solid against it
-        rf"[[\p{{L}}\p{{M}}]--[{_NO_SPACES}\p{{Tibetan}}]]+",
+        rf"[[\p{{L}}\p{{M}}]--[{NO_SPACES}\p{{Tibetan}}]]+",
     ]
 )
 _UNITS = regex.compile(_UNIT, regex.V1)
