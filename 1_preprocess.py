@@ -31,17 +31,21 @@ def main() -> None:
         corpus.download_sources(settings)
     command = ["python", "1_preprocess.py", "--config", arguments.config, *arguments.overrides, "--download"]
     stale = f"{settings.name}_*.json"  # files of another cutoff belong to another draw
-    with staged_folder(settings.output_dir, last="data_report.json", stale=stale) as folder:
+    with (
+        corpus.work_folder(settings) as work,
+        staged_folder(settings.output_dir, last="data_report.json", stale=stale) as folder,
+    ):
         tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
-        collections = corpus.open_sources(settings, shlex.join(command))
+        test_sets = corpus.read_test_sets(settings.test_set_paths)
+        collections, quarantine = corpus.open_sources(settings, shlex.join(command), work)
         templates = corpus.Templates(corpus.prompts_of(collections))
         cpt, sft = corpus.cpt_pool(settings, collections), corpus.sft_pools(settings, collections, templates)
         corpus.check_not_empty(cpt, sft)
-        draw = corpus.Draw(cpt, sft, settings.test)
-        report = corpus.describe_inputs(settings, collections)
+        draw = corpus.Draw(cpt, sft, settings.test, test_sets)
+        report = corpus.describe_inputs(settings, collections, templates)
         report |= corpus.write_dataset(folder, settings, draw, cpt, sft, tokenizer)
-        report["disjoint"] = corpus.prove_disjoint(folder, settings, templates)
-        corpus.write_report(folder, report)
+        report["disjoint"] = corpus.prove_disjoint(folder, settings.name, templates, test_sets)
+        corpus.write_report(folder, report, quarantine)
 
     for sentence in corpus.shortfalls(report):
         print(f"note: {sentence}")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from langadapt.corpus.drawing import TWIN
 from langadapt.corpus.twins import TwinIndex
 
 NUMBER_OF_PAIRS = 60
@@ -83,7 +84,7 @@ def test_chain_accounts_for_every_record_and_leaks_nothing(stage_1: Callable, so
     assert result.returncode == 0, result.stderr
     report = read(tmp_path, "data_report.json")
     for name, draw in report["draws"].items():
-        used = draw["held out"] + draw["left out as twins or translations of held-out text"] + draw["drawn"]
+        used = draw["held out"] + draw[TWIN] + sum(draw["left out as unlike pairs"].values()) + draw["drawn"]
         assert used == draw["available"], name
     mix = report["sources"]["mix"]
     assert mix["records"] == sum(mix["by direction"].values()) + sum(mix["dropped"].values()) == 102
@@ -116,13 +117,19 @@ def test_same_seed_same_files_and_another_seed_other_files(stage_1: Callable, so
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_blank_line_drops_one_document_and_shifts_nothing(stage_1: Callable, tmp_path: Path) -> None:
+def test_blank_line_drops_one_text_and_shifts_nothing(stage_1: Callable, tmp_path: Path) -> None:
     documents = [sentence(n) for n in range(NUMBER_OF_PAIRS)]
     documents[7]["zh"] = ""
     documents[30]["en"] = "  "
     write_sources(tmp_path / "data", documents)
     assert stage_1(tmp_path / "data").returncode == 0
-    assert read(tmp_path, "data_report.json")["sources"]["cute"]["documents"] == NUMBER_OF_PAIRS - 2
+    cute = read(tmp_path, "data_report.json")["sources"]["cute"]
+    assert {code: texts["dropped"].get("blank", 0) for code, texts in cute["texts"].items()} == {
+        "bo": 0,
+        "zh": 1,
+        "en": 1,
+    }
+    assert cute["pairs"]["zh-bo"]["kept"] == cute["pairs"]["en-bo"]["kept"] == NUMBER_OF_PAIRS - 1
     pairs = {(r["source_text"], r["output"]) for r in read(tmp_path, "tibetan_sft_final.json") if r["source"] == "cute"}
     true = {(sentence(n)[code], sentence(n)["bo"]) for n in range(NUMBER_OF_PAIRS) for code in ("zh", "en")}
     assert pairs <= true
@@ -141,9 +148,9 @@ def test_odd_lines_and_records_are_counted_and_stop_nothing(stage_1: Callable, s
     (sources / MIX).write_text(json.dumps(records), encoding="utf-8")
     assert stage_1(sources).returncode == 0
     cute = read(tmp_path, "data_report.json")["sources"]["cute"]
-    assert cute["dropped"]["blank in at least one language"] == 1
-    assert cute["dropped"]["bo text in another script"] == 1
-    assert cute["documents"] == NUMBER_OF_PAIRS - 2
+    assert cute["texts"]["zh"]["dropped"] == {"blank": 1}
+    assert cute["texts"]["bo"]["dropped"] == {"script_share: another script": 1}
+    assert cute["pairs"]["zh-bo"]["kept"] == NUMBER_OF_PAIRS - 2
     sft = [*read(tmp_path, "tibetan_sft_final.json"), *read(tmp_path, "tibetan_sft_test.json")]
     assert all(record["instruction"] for record in sft)
     assert all(record["text"].strip("\u200b") for record in read(tmp_path, "tibetan_cpt_final.json"))
@@ -168,12 +175,13 @@ def test_anchors_stay_within_their_share(stage_1: Callable, sources: Path, tmp_p
 def test_filtered_files_hold_what_fits_and_are_named_by_the_cutoff(
     stage_1: Callable, sources: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
-    from langadapt.corpus.lengths import open_tokenizer, token_length
+    from langadapt.corpus.lengths import open_tokenizer
+    from langadapt.models import conversation, encode_conversation
 
     assert stage_1(sources, "cutoff_len=120").returncode == 0
     tokenizer = open_tokenizer(str(tiny_model), None)
     everything = read(tmp_path, "tibetan_sft_test.json")
-    fitting = [record for record in everything if token_length(tokenizer, record) <= 120]
+    fitting = [record for record in everything if len(encode_conversation(tokenizer, conversation(record))[0]) <= 120]
     assert read(tmp_path, "tibetan_sft_test_filtered_120.json") == fitting
     assert 0 < len(fitting) < len(everything)
 
@@ -184,9 +192,9 @@ def test_filtered_files_hold_what_fits_and_are_named_by_the_cutoff(
         ("CUTE-Datasets/parallel-corpus/zh.txt", None, ["zh.txt: no such file", "--download"]),
         ("CUTE-Datasets/parallel-corpus/en.txt", b"", ["en.txt: the file is empty"]),
         ("CUTE-Datasets/non-parallel-corpus/n-bo.txt", b"ok\n\xff\xfe\n", ["n-bo.txt, line 2: not valid UTF-8"]),
-        (MIX, b'[{"instruction": "a",\n "output" }]', ["line 2: broken JSON"]),
-        (MIX, b'[{"instruction": 1}]', ["record 1", "'instruction'"]),
-        (MIX, b'{"a": 1}', ["expected a JSON array"]),
+        (MIX, b'[{"instruction": "a",\n "output" }]', ["line 1: broken JSON"]),
+        (MIX, b'[{"instruction": 1}]', ["line 1: `instruction` is int, expected a text"]),
+        (MIX, b'{"a": 1}', ["line 1: none of `instruction`"]),
     ],
 )  # fmt: skip
 def test_broken_input_is_named_and_nothing_is_written(

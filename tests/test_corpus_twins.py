@@ -54,7 +54,7 @@ def test_templates_leave_the_content() -> None:
 
 
 def pool(name: str, candidates: list[Candidate], *, translates: bool = True, wanted: int = 100) -> Pool:
-    return Pool(name, len(candidates), wanted, 1.0, translates, 1, candidates.__getitem__)
+    return Pool(name, len(candidates), wanted, 1.0, translates, 1, lambda numbers: [candidates[k] for k in numbers])
 
 
 def candidate(name: str, *texts: str, prompt: str = "") -> Candidate:

@@ -1,27 +1,34 @@
-"""Stage 1: read, pair, hold out, draw, filter by length, write, and prove that nothing leaks."""
+"""Stage 1: read, clean, deduplicate, pair, hold out, draw, filter by length, write, and prove that nothing leaks.
 
-from langadapt.corpus.dataset import prove_disjoint, write_dataset
-from langadapt.corpus.download import download_sources
-from langadapt.corpus.drawing import Draw
-from langadapt.corpus.lengths import open_tokenizer
-from langadapt.corpus.pools import check_not_empty, cpt_pool, prompts_of, sft_pools
-from langadapt.corpus.report import describe_inputs, shortfalls, write_report
-from langadapt.corpus.sources import open_sources
-from langadapt.corpus.templates import Templates
+Names are loaded when they are asked for: the processes that scan text import this package and need no tokenizer.
+"""
 
-__all__ = [
-    "Draw",
-    "Templates",
-    "check_not_empty",
-    "cpt_pool",
-    "describe_inputs",
-    "download_sources",
-    "open_sources",
-    "open_tokenizer",
-    "prompts_of",
-    "prove_disjoint",
-    "sft_pools",
-    "shortfalls",
-    "write_dataset",
-    "write_report",
-]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "Draw": "drawing",
+    "Templates": "templates",
+    "check_not_empty": "pools",
+    "cpt_pool": "pools",
+    "describe_inputs": "report",
+    "download_sources": "download",
+    "open_sources": "sources",
+    "open_tokenizer": "lengths",
+    "prompts_of": "pools",
+    "prove_disjoint": "check",
+    "read_test_sets": "check",
+    "sft_pools": "pools",
+    "shortfalls": "report",
+    "work_folder": "parts",
+    "write_dataset": "dataset",
+    "write_report": "report",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -15,17 +16,28 @@ from langadapt.recipe.preprocess import HeldOutSize
 
 Report = dict[str, Any]
 
+TRAIN = "train"
+TWIN = "left out as twins or translations of held-out text"
+TEST_SET = "left out as text of the test sets to decontaminate"
+_LEFT_OUT = (TWIN, TEST_SET)
+
 
 class Draw:
     """One draw over all pools: held-out records first, then training records that are no twins of them.
 
-    A held-out record takes its cluster out of training: its twins in any source and language, the translations it has
-    in its source, and the translations that its twins have among the text pairs of the mixture. The same seed and
-    sources give the same draw.
+    A held-out record takes its cluster out of training: texts that equal it or nearly do in any source and language,
+    texts that share most of their runs with it, the translations it has in its source, and the translations that its
+    twins have among the text pairs of the mixture. So do ``test_sets`` from elsewhere, texts by the name that reports
+    give them. The same seed and sources give the same draw.
     """
 
-    def __init__(self, cpt: Pool, sft: Sequence[Pool], size: HeldOutSize) -> None:
+    def __init__(
+        self, cpt: Pool, sft: Sequence[Pool], size: HeldOutSize, test_sets: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._index = TwinIndex()
+        self._index.add_all(test_sets)
+        self._elsewhere = {name for name, _ in test_sets}
+        self._clusters: set[int] = set()
         self._held_out: dict[str, set[str]] = {}
         self.cpt_test = self._hold_out([cpt], [min(size.cpt, math.floor(size.max_share * cpt.size))])
         self.sft_test = self._hold_out(sft, held_out_counts(sft, size))
@@ -41,11 +53,14 @@ class Draw:
         within = TwinIndex()
         for pool, count in zip(pools, counts, strict=True):
             mine: set[str] = set()
-            for candidate in pool.candidates() if count else ():
+            for candidate in itertools.chain.from_iterable(pool.batches()) if count else ():
+                if candidate.problem is not None:
+                    continue
                 # Two twins in one test set would count the same text twice.
                 if within.find(candidate.texts) is None:
                     within.add(candidate.record["id"], candidate.texts)
                     self._index.add(candidate.record["id"], candidate.texts)
+                    self._clusters |= set(candidate.clusters)
                     chosen.append(candidate.record)
                     mine.add(candidate.record["id"])
                     if len(mine) == count:
@@ -60,37 +75,53 @@ class Draw:
         while growing:
             growing = False
             for pool in pools:
-                for candidate, twin in self._examine(pool):
-                    if twin is not None and candidate.record["id"] not in added:
+                for candidate, fate in self._examine(pool):
+                    if fate in _LEFT_OUT and candidate.record["id"] not in added:
                         added.add(candidate.record["id"])
-                        self._index.add(twin, candidate.texts)
+                        self._index.add(candidate.record["id"], candidate.texts)
+                        self._clusters |= set(candidate.clusters)
                         growing = True
 
-    def _examine(self, pool: Pool) -> Iterator[tuple[Candidate, str | None]]:
-        """Yield candidates with the id of the held-out record they are a twin of, until enough are no twins."""
+    def _examine(self, pool: Pool) -> Iterator[tuple[Candidate, str]]:
+        """Yield candidates that are not held out with what becomes of them, until enough are to be trained on."""
         free = 0
-        for candidate in pool.candidates():
+        for batch in pool.batches():
             if free == pool.wanted:
                 return
-            if candidate.record["id"] not in self._held_out[pool.name]:
-                twin = self._index.find([*candidate.texts, candidate.prompt])
-                free += twin is None
-                yield candidate, twin
+            rest = [candidate for candidate in batch if candidate.record["id"] not in self._held_out[pool.name]]
+            texts = [[*candidate.texts, candidate.prompt] for candidate in rest]
+            owners = iter(self._index.find_all([text for some in texts for text in some]))
+            for candidate, some in zip(rest, texts, strict=True):
+                found = [owner for owner in itertools.islice(owners, len(some)) if owner is not None]
+                if free < pool.wanted:
+                    fate = self._fate(candidate, found)
+                    free += fate == TRAIN
+                    yield candidate, fate
+
+    def _fate(self, candidate: Candidate, owners: list[str]) -> str:
+        if candidate.problem is not None:
+            return candidate.problem
+        if owners and self._elsewhere.issuperset(owners):
+            return TEST_SET
+        return TWIN if owners or not self._clusters.isdisjoint(candidate.clusters) else TRAIN
 
     def training(self, pool: Pool) -> Iterator[Record]:
         """Yield up to ``pool.wanted`` training records and leave the counts in ``report[pool.name]``."""
         counts: Counter[str] = Counter()
-        for candidate, twin in self._examine(pool):
-            counts["train" if twin is None else "twins"] += 1
-            if twin is None:
+        for candidate, fate in self._examine(pool):
+            counts[fate] += 1
+            if fate == TRAIN:
                 yield candidate.record
+        drawn = counts.pop(TRAIN, 0)
         self.report[pool.name] = {
             "available": pool.size,
             "held out": len(self._held_out[pool.name]),
-            "left out as twins or translations of held-out text": counts["twins"],
+            TWIN: counts.pop(TWIN, 0),
+            TEST_SET: counts.pop(TEST_SET, 0),
+            "left out as unlike pairs": dict(counts),
             "wanted": pool.wanted,
-            "drawn": counts["train"],
-            "shortfall": pool.wanted - counts["train"],
+            "drawn": drawn,
+            "shortfall": pool.wanted - drawn,
         }
 
 

@@ -2,45 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.files.records import Record
-from langadapt.models import ChatFormatError, conversation, encode_conversation, encode_text, load_tokenizer
+from langadapt.models import ChatFormatError, conversation, encode_conversation, encode_texts, load_tokenizer
+from langadapt.models.chat import encode_conversations, render
 from langadapt.models.templates import set_chat_template
+
+_AT_ONCE = 256  # records given to the tokenizer together
 
 
 def open_tokenizer(name: str, template: str | None) -> PreTrainedTokenizerBase:
     """Return the tokenizer that lengths are counted with, with its chat template; raise `UserError` without one."""
     tokenizer = load_tokenizer(name)
     set_chat_template(tokenizer, template)
+    try:
+        encode_conversation(tokenizer, conversation({"instruction": "x", "output": "x"}))
+    except ChatFormatError as error:
+        raise UserError(f"{tokenizer.name_or_path}: {error}.") from None
     return tokenizer
 
 
-def token_length(tokenizer: PreTrainedTokenizerBase, record: Record) -> int:
-    """Return the tokens a record takes: a text behind its prefix token, or a conversation under the chat template."""
-    if record["task"] == "lm":
-        return len(encode_text(tokenizer, record["text"])) + 1
-    try:
-        ids, _ = encode_conversation(tokenizer, conversation(record))
-    except ChatFormatError as error:
-        raise UserError(f"{tokenizer.name_or_path}: {error}.") from None
-    return len(ids)
+def token_lengths(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]) -> list[int]:
+    """Return the tokens each record takes: a text behind its prefix token, or a conversation under the template."""
+    lengths = [0] * len(records)
+    for texts in (True, False):
+        mine = [k for k, record in enumerate(records) if (record["task"] == "lm") == texts]
+        for start in range(0, len(mine), _AT_ONCE):
+            some = mine[start : start + _AT_ONCE]
+            if texts:
+                ids = encode_texts(tokenizer, [records[k]["text"] for k in some])
+            else:
+                ids = encode_conversations(tokenizer, [conversation(records[k]) for k in some])
+            for k, tokens in zip(some, ids, strict=True):
+                lengths[k] = len(tokens) + texts
+    return lengths
 
 
-def within(records: Iterable[Record], cutoff: int, length: Callable[[Record], int]) -> tuple[list[Record], int]:
-    """Return the records of at most ``cutoff`` tokens, and how many were longer."""
-    kept, longer = [], 0
-    for record in records:
-        if length(record) <= cutoff:
-            kept.append(record)
-        else:
-            longer += 1
-    return kept, longer
+def fitting(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], cutoff: int) -> list[bool]:
+    """Return which records take at most ``cutoff`` tokens.
+
+    Byte-level BPE makes no more tokens than there are bytes, so that a record of no more bytes needs no tokenizer.
+    """
+    fits = [_bytes_of(tokenizer, record) <= cutoff for record in records] if bounded_by_bytes(tokenizer) else None
+    if fits is None:
+        return [length <= cutoff for length in token_lengths(tokenizer, records)]
+    rest = [k for k, fit in enumerate(fits) if not fit]
+    for k, length in zip(rest, token_lengths(tokenizer, [records[k] for k in rest]), strict=True):
+        fits[k] = length <= cutoff
+    return fits
+
+
+def bounded_by_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether a tokenizer makes at most one token a byte of text in NFC: byte-level BPE that adds nothing."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    steps = backend["pre_tokenizer"] or {}
+    byte_level = [step for step in steps.get("pretokenizers", [steps]) if step.get("type") == "ByteLevel"]
+    normalizer = backend["normalizer"]
+    return (
+        backend["model"]["type"] == "BPE"
+        and len(byte_level) == 1
+        and not byte_level[0]["add_prefix_space"]
+        and (normalizer is None or normalizer["type"] == "NFC")
+    )
 
 
 def cutoff_suffix(cutoff: int) -> str:
     """Return the cutoff as it stands in file names: ``4k`` for 4,096, ``1000`` for 1,000."""
     return f"{cutoff // 1024}k" if cutoff % 1024 == 0 else str(cutoff)
+
+
+def _bytes_of(tokenizer: PreTrainedTokenizerBase, record: Record) -> int:
+    """Return the bytes of what is tokenised, and one for the prefix of a text; a control token counts as its name."""
+    if record["task"] == "lm":
+        return len(record["text"].encode()) + 1
+    return len(render(tokenizer, conversation(record)).encode())

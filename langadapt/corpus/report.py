@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from langadapt.corpus.download import recorded_commits
-from langadapt.corpus.pools import Collections
-from langadapt.files import write_json, write_text
+from langadapt.corpus.sources import Collection
+from langadapt.corpus.templates import Templates
+from langadapt.files import Bad, write_json, write_text
 from langadapt.recipe.preprocess import PreprocessSettings
 
 Report = dict[str, Any]
 
 
-def describe_inputs(settings: PreprocessSettings, collections: Collections) -> Report:
+def describe_inputs(settings: PreprocessSettings, collections: Sequence[Collection], templates: Templates) -> Report:
     """Return the first part of the report: what was read, with which settings, at which commits."""
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "name": settings.name,
         "seed": settings.seed,
         "tokenizer": settings.tokenizer,
         "cutoff_len": settings.cutoff_len,
-        "sources": {name: collection.report for name, collection in collections.items()},
+        "sources": {collection.name: collection.report for collection in collections},
         "downloads": recorded_commits(settings),
+        "templates": templates.known,
         "settings": settings.model_dump(mode="json"),
     }
 
 
-def write_report(folder: Path, report: Report) -> None:
-    """Write ``data_report.json`` and ``data_report.md`` into ``folder``."""
+def write_report(folder: Path, report: Report, quarantine: Sequence[Bad]) -> None:
+    """Write ``data_report.json``, ``data_report.md`` and ``quarantine.jsonl`` into ``folder``."""
+    lines = (json.dumps(vars(record), ensure_ascii=False) + "\n" for record in quarantine)
+    write_text(folder / "quarantine.jsonl", "".join(lines))
     write_json(folder / "data_report.json", report)
     write_text(folder / "data_report.md", as_markdown(report))
 
@@ -40,10 +46,15 @@ def as_markdown(report: Report) -> str:
     lines += ["## Sources", ""]
     for name, source in report["sources"].items():
         lines += [f"### {name}", "", *_bullets(source), ""]
-    lines += ["## Draws", "", "| part | available | held out | twins left out | wanted | drawn | shortfall |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    lines += [
+        "## Draws",
+        "",
+        "| part | available | held out | twins | test sets | unlike pairs | wanted | drawn | shortfall |",
+    ]
+    lines += ["|---|" + "---:|" * 8]
     for name, draw in report["draws"].items():
-        lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in draw.values()) + " |")
+        values = (sum(value.values()) if isinstance(value, dict) else value for value in draw.values())
+        lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in values) + " |")
     lines += ["", *(f"- {sentence}" for sentence in shortfalls(report)), ""]
     lines += ["## Longer than the cutoff", "", *_bullets(report["longer than cutoff_len"]), ""]
     lines += ["## Files", "", "| file | records | bytes | sha256 |", "|---|---:|---:|---|"]
@@ -79,6 +90,8 @@ def _bullets(value: dict[str, Any], indent: str = "") -> list[str]:
     for key, item in value.items():
         if isinstance(item, dict):
             lines += [f"{indent}- {key}:", *_bullets(item, indent + "  ")] if item else []
+        elif isinstance(item, list) and key != "length ratios kept":  # examples: line number and text
+            lines += [f"{indent}- {key}:", *(f"{indent}  - {number}: `{text}`" for number, text in item)]
         else:
             lines.append(f"{indent}- {key}: {item:,}" if isinstance(item, int) else f"{indent}- {key}: {item}")
     return lines

@@ -1,190 +1,338 @@
-"""Opening the sources of a recipe: whatever their layout, an indexed collection of texts or of instruction records."""
+"""Opening the sources of a recipe: every text scanned once, cleaned, told from its duplicates, and left on disk."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from langadapt.corpus.alignment import align, features
-from langadapt.corpus.line_files import LineFile
+import numpy as np
+from numpy.typing import NDArray
+
+from langadapt.corpus import parts
+from langadapt.corpus.cleaning import REASONS
+from langadapt.corpus.columns import Column, chunks, write_columns
+from langadapt.corpus.duplicates import find_clusters
+from langadapt.corpus.pairing import pair_lines
+from langadapt.corpus.parts import Arrays, Part
+from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, open_bytes, prepare, read_rows
+from langadapt.corpus.scan import NOT_UTF8, ScanTask, scan_chunk
 from langadapt.errors import UserError
-from langadapt.files import read_json_array, read_jsonl
-from langadapt.recipe.language import load_language
-from langadapt.recipe.preprocess import InstructionsSource, JsonlSource, LinesSource, PreprocessSettings, Source
-from langadapt.text import normalize, script_share
+from langadapt.files import atomic_path, require_file
+from langadapt.recipe.preprocess import PreprocessSettings
+from langadapt.recipe.sources import COMPRESSED, FieldsSource, LinesSource, PairsSource, Source, languages_of
+
+TURNS = "turns"  # the one column of a source of instructions: records, a JSON text each
+_EXAMPLES = 3  # of each reason in the report
 
 Texts = dict[str, str]  # language code: the text in that language
 
-# From this share of the letters on, a text is in the language of a script and not only quoting it. It is small: names
-# in another script may take nine tenths of a sentence.
-_NOTICEABLE = 0.05
-_ENOUGH = 500  # characters that show which script a document is in
+
+@dataclass
+class ScannedColumn:
+    """A column and what the scan found out about each of its texts; ``cluster`` is the first text that equals it."""
+
+    column: Column
+    units: NDArray[np.int32]
+    reasons: NDArray[np.uint8]
+    exact: NDArray[np.uint64]
+    part_paths: list[Path]
+    base: int = 0  # number of the first text among the texts of all sources
+    cluster: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    @property
+    def first(self) -> NDArray[np.bool_]:
+        """Which texts are the first of their cluster."""
+        first: NDArray[np.bool_] = self.cluster == self.base + np.arange(len(self.cluster))
+        return first
 
 
 @dataclass
-class TextCollection:
-    """Documents in one or more languages: ``read(k)`` gives the k-th, normalised, with an id that names its line."""
+class Collection:
+    """One source. ``rows[k]`` are the column rows, by language, of its k-th document or record."""
 
     name: str
-    languages: list[str]
-    size: int
-    read: Callable[[int], tuple[str, Texts]]
+    columns: dict[str, ScannedColumn]
+    rows: dict[str, NDArray[np.int64]]
+    numbers: NDArray[np.int64]  # what ids are made of: line or record in the source, from 1
+    convert: dict[str, str]
     report: dict[str, Any]
+    directions: NDArray[np.str_] | None = None  # of instructions; None for a source of texts
+
+    @property
+    def size(self) -> int:
+        """Documents or records."""
+        return len(self.numbers)
+
+    def usable(self, code: str) -> NDArray[np.bool_]:
+        """Return which documents have a text in a language that passed every filter."""
+        usable: NDArray[np.bool_] = self.columns[code].reasons[self.rows[code]] == 0
+        return usable
+
+    def first(self, code: str) -> NDArray[np.bool_]:
+        """Return which documents have a text in a language that no text before equals."""
+        return self.columns[code].first[self.rows[code]]
+
+    def clusters(self, code: str) -> NDArray[np.int64]:
+        """Return the cluster of every document's text in a language."""
+        return self.columns[code].cluster[self.rows[code]]
+
+    def read(self, documents: Sequence[int]) -> list[Texts]:
+        """Return the texts of some documents, prepared; a text that is no UTF-8 is empty."""
+        found: list[Texts] = [{} for _ in documents]
+        for code, scanned in self.columns.items():
+            rows = self.rows[code][list(documents)]
+            readable = scanned.reasons[rows] != NOT_UTF8
+            texts = iter(scanned.column.read(rows[readable].tolist()))
+            for entry, ok in zip(found, readable, strict=True):
+                text = next(texts) if ok else ""
+                plain = scanned.column.encoded
+                entry[code] = text if plain else prepare(text, code, self.convert.get(code))
+        return found
+
+    def read_records(self, documents: Sequence[int]) -> list[dict[str, Any]]:
+        """Return some records of a source of instructions."""
+        rows = self.rows[TURNS][list(documents)].tolist()
+        return [json.loads(text) for text in self.columns[TURNS].column.read(rows)]
 
 
-@dataclass
-class InstructionCollection:
-    """Instruction records by direction (``bo-bo``, ``zh-bo`` ...), in the order of the file."""
+def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> tuple[list[Collection], list[Bad]]:
+    """Open every source of a recipe; finished work stays in ``folder`` for the next run, should this one be ended.
 
-    name: str
-    by_direction: dict[str, list[dict[str, str]]] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
-
-
-def open_sources(settings: PreprocessSettings, command: str) -> dict[str, TextCollection | InstructionCollection]:
-    """Open every source of a recipe; ``command`` is what a user runs to get a file that is missing.
-
-    Raises `UserError` for missing or empty files, bytes that are no UTF-8, and broken records, naming the line.
+    ``command`` is what a user runs to get a file that is missing. Returns the collections in the recipe's order, and
+    the records that could not be read. Raises `UserError` for missing or empty files, and where more than
+    `max_bad_ratio` of a source's records cannot be read, naming the first.
     """
     way_out = f"Get it with: {command}" if settings.download else "Check `data_dir` and `sources`."
-    return {name: _open_source(name, source, settings.data_dir, way_out) for name, source in settings.sources.items()}
+    workers = parts.worker_count(settings.workers)
+    stored = {name: _store(name, source, settings, way_out, folder) for name, source in settings.sources.items()}
+    parts.finish([part for source in stored.values() for part in source.parts], workers, "reading records")
+    columns = {
+        (name, code): _scan_parts(source, code, settings, folder)
+        for name, source in stored.items()
+        for code in source.files
+    }
+    parts.finish([part for some in columns.values() for part in some], workers, "scanning text")
+    collections, quarantine = [], []
+    for name, source in stored.items():
+        scanned = {code: _gather(source, code, columns[name, code]) for code in source.files}
+        bad = [*_recorded_bad(source), *_bad_lines(source, scanned)]
+        _check_bad_ratio(name, bad, max(map(len, (c.column for c in scanned.values()))) + len(bad), settings)
+        quarantine += bad
+        collections.append(_collect(name, source, scanned))
+    _deduplicate(collections, settings)
+    return collections, quarantine
 
 
-def _open_source(name: str, source: Source, data_dir: str, way_out: str) -> TextCollection | InstructionCollection:
-    root = Path(data_dir)
+@dataclass
+class _Stored:
+    """A source as columns on disk: the files of a user as they are, or what was read out of them."""
+
+    source: Source
+    files: dict[str, Path]
+    encoded: bool
+    parts: list[Part]
+    counts: Path | None  # the part that says what reading dropped
+
+
+def _store(name: str, source: Source, settings: PreprocessSettings, way_out: str, folder: Path) -> _Stored:
+    root = Path(settings.data_dir).expanduser()
     if isinstance(source, LinesSource):
-        return _open_lines(name, {code: LineFile(root / file, way_out) for code, file in source.files.items()})
-    if isinstance(source, JsonlSource):
-        return _open_jsonl(name, source, root / source.file, way_out)
-    return _open_instructions(name, source, root / source.file, way_out)
+        files = {code: require_file(root / Path(file).expanduser(), way_out) for code, file in source.files.items()}
+        packed = [path.suffix in COMPRESSED for path in files.values()]
+        if not any(packed) and source.limit is None:
+            return _Stored(source, files, False, [], None)
+        mark = parts.fingerprint(source.model_dump(mode="json"), *files.values())
+        targets = {code: folder / f"{name}-{code}-{mark}.txt" for code in files}
+        done = {code: folder / f"{name}-{code}-{mark}.lines.npz" for code in files}
+        unpack = [
+            Part(done[code], _unpack_lines, (path, targets[code], source.limit), path.stat().st_size)
+            for code, path in files.items()
+        ]
+        return _Stored(source, targets, False, unpack, None)
+    paths = [path for file in source.file for path in sorted(root.glob(file)) or [root / Path(file).expanduser()]]
+    mark = parts.fingerprint(source.model_dump(mode="json"), *(path for path in paths if path.is_file()))
+    codes = languages_of(source) if isinstance(source, FieldsSource | PairsSource) else [TURNS]
+    targets = {code: folder / f"{name}-{code}-{mark}.jsonl" for code in codes}
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    counts = folder / f"{name}-{mark}.npz"
+    part = Part(counts, _store_records, (source, settings.data_dir, way_out, targets), size)
+    return _Stored(source, targets, True, [part], counts)
 
 
-def _open_lines(name: str, files: dict[str, LineFile]) -> TextCollection:
-    """Pair the lines of one file a language; a blank line in one of them drops that document and shifts nothing."""
-    pivot, *others = files
-    lines: dict[str, Any] = {code: len(file) for code, file in files.items()}
-    report: dict[str, Any] = {"lines": lines, "dropped": {}}
-    rows: list[tuple[int, ...]] = [(index,) for index in range(len(files[pivot]))]
-    if others:
-        rows, report["pairing"] = _pair_lines(files)
-        report["dropped"]["unpaired: cannot be told which lines belong together"] = len(files[pivot]) - len(rows)
-    normalized = _normalizers(list(files))
-
-    def read(k: int) -> tuple[str, Texts]:
-        texts = {c: normalized[c](files[c][index]) for c, index in zip(files, rows[k], strict=True)}
-        return f"{name}:{rows[k][0] + 1}", texts
-
-    checked = [_reason_to_drop({c: files[c][i] for c, i in zip(files, row, strict=True)}) for row in rows]
-    present = [k for k, reason in enumerate(checked) if reason is None]
-    report["dropped"] |= Counter(filter(None, checked))
-    report["documents"] = len(present)
-    return TextCollection(name, list(files), len(present), lambda k: read(present[k]), report)
+def _unpack_lines(path: Path, target: Path, limit: int | None) -> Arrays:
+    """Write a packed file of lines, or its beginning, unpacked; bytes that are no UTF-8 stay what they are."""
+    count = 0
+    with open_bytes(path) as handle, atomic_path(target) as temporary, open(temporary, "wb") as output:
+        for line in handle:
+            if count == limit:
+                break
+            output.write(line)
+            count += 1
+    return {"lines": np.array(count)}
 
 
-def _pair_lines(files: dict[str, LineFile]) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
-    """Return the line numbers that belong together in all files, and how each file was paired with the first."""
-    pivot, *others = files
-    of_pivot = [features(files[pivot][i]) for i in range(len(files[pivot]))]
-    partners: list[dict[int, int]] = []
-    how = {}
-    for code in others:
-        file = files[code]
-        alignment = align(of_pivot, [features(file[i]) for i in range(len(file))])
-        partners.append(dict(alignment.pairs))
-        how[f"{pivot}-{code}"] = {
-            "by": "line number" if alignment.by_number else "re-alignment",
-            "anchors": alignment.anchors,
-            "pairs": len(alignment.pairs),
-            "lines left out, line counts differ between anchors": alignment.ambiguous,
-            "pairs left out, lengths or numbers do not fit": alignment.implausible,
-        }
-    rows = [
-        (i, *(partner[i] for partner in partners))
-        for i in range(len(of_pivot))
-        if all(i in partner for partner in partners)
+def _store_records(source: Source, data_dir: str, way_out: str, targets: dict[str, Path]) -> Arrays:
+    """Write the texts of a source as columns; return the number of each record and what was dropped."""
+    numbers: list[int] = []
+    directions: list[str] = []
+    dropped: dict[str, list[Any]] = {}
+    bad: list[Bad] = []
+
+    def kept() -> Iterator[Texts]:
+        for row in read_rows(source, data_dir, way_out):
+            if isinstance(row, Bad):
+                bad.append(row)
+            elif isinstance(row, Dropped):
+                entry = dropped.setdefault(row.reason, [0, []])
+                entry[0] += 1
+                if len(entry[1]) < _EXAMPLES:
+                    entry[1].append([row.number, row.excerpt])
+            else:
+                numbers.append(row.number)
+                if isinstance(row, TurnRow):
+                    directions.append(f"{row.source_lang}-{row.target_lang}")
+                yield row.texts if isinstance(row, TextRow) else {TURNS: json.dumps(row.record, ensure_ascii=False)}
+
+    write_columns(targets, kept())
+    return {
+        "numbers": np.array(numbers, np.int64),
+        "directions": np.array(directions, np.str_),
+        "dropped": np.array(json.dumps(dropped, ensure_ascii=False)),
+        "bad": np.array(json.dumps([vars(record) for record in bad], ensure_ascii=False)),
+    }
+
+
+def _scan_parts(source: _Stored, code: str, settings: PreprocessSettings, folder: Path) -> list[Part]:
+    path = source.files[code]
+    language = None if code == TURNS else code
+    task = ScanTask(
+        path, source.encoded, language, source.source.convert.get(code), settings.cleaning, settings.deduplicate
+    )
+    of = [settings.cleaning.model_dump(), settings.deduplicate.model_dump(), task.convert, task.language, task.encoded]
+    mark = parts.fingerprint(path, *of)
+    return [
+        Part(folder / f"scan-{mark}-{number}.npz", partial(scan_chunk, task), (start, stop), stop - start)
+        for number, (start, stop) in enumerate(chunks(path))
     ]
-    return rows, how
 
 
-def _open_jsonl(name: str, source: JsonlSource, path: Path, way_out: str) -> TextCollection:
-    normalized = _normalizers(list(source.fields))
-    rows: list[tuple[str, Texts]] = []
-    dropped: Counter[str] = Counter()
-    total = 0
-    for number, record in read_jsonl(path, way_out):
-        total += 1
-        texts = {}
-        for code, key in source.fields.items():
-            value = record.get(key) or ""  # null is blank too
-            if not isinstance(value, str):
-                raise UserError(f"{path}, line {number}: the field {key!r} is {value!r}, expected a text.")
-            texts[code] = normalized[code](value)
-        reason = _reason_to_drop(texts)
-        if reason is None:
-            rows.append((f"{name}:{number}", texts))
-        else:
-            dropped[reason] += 1
-    if not rows:
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        raise UserError(f"{path}: no record can be used ({why}). Check `sources.{name}.fields`.")
-    report = {"records": total, "dropped": dict(dropped), "documents": len(rows)}
-    return TextCollection(name, list(source.fields), len(rows), rows.__getitem__, report)
+def _gather(source: _Stored, code: str, scans: list[Part]) -> ScannedColumn:
+    """Put the chunks of a column together."""
+    path = source.files[code]
+    loaded = [parts.load(part.path) for part in scans]
+    arrays = {
+        key: np.concatenate([chunk[key] for chunk in loaded] or [np.zeros(0, kind)])
+        for key, kind in (("starts", np.int64), ("units", np.int32), ("reasons", np.uint8), ("exact", np.uint64))
+    }
+    offsets = np.append(arrays["starts"], path.stat().st_size)
+    column = Column(path, offsets, source.encoded)
+    return ScannedColumn(column, arrays["units"], arrays["reasons"], arrays["exact"], [part.path for part in scans])
 
 
-def _open_instructions(name: str, source: InstructionsSource, path: Path, way_out: str) -> InstructionCollection:
-    collection = InstructionCollection(name)
-    normalized = _normalizers(source.languages)
-    dropped: Counter[str] = Counter()
-    records = read_json_array(path, way_out)
-    for position, record in enumerate(records, start=1):
-        parts = {key: record.get(key) or "" for key in ("instruction", "input", "output")}
-        for key, value in parts.items():
-            if not isinstance(value, str):
-                raise UserError(f"{path}, record {position}: {key!r} is {value!r}, expected a text.")
-        if not parts["instruction"].strip() + parts["input"].strip():
-            dropped["no instruction"] += 1
-        elif not parts["output"].strip():
-            dropped["no output"] += 1
-        else:
-            asked = language_of(parts["instruction"] + parts["input"], source.languages)
-            answered = language_of(parts["output"], source.languages)
-            if asked is None or answered is None:
-                dropped[f"not routed: asked in {asked or '?'}, answered in {answered or '?'}"] += 1
-                continue
-            parts = {key: normalized[asked](parts[key]) for key in ("instruction", "input")} | {
-                "output": normalized[answered](parts["output"])
-            }
-            if not parts["instruction"]:
-                parts = {"instruction": parts["input"], "input": "", "output": parts["output"]}
-            record_id = f"{name}:{position}"
-            collection.by_direction.setdefault(f"{asked}-{answered}", []).append({"id": record_id, **parts})
-    directions = {direction: len(routed) for direction, routed in sorted(collection.by_direction.items())}
-    collection.report = {"records": len(records), "dropped": dict(sorted(dropped.items())), "by direction": directions}
-    return collection
+def _recorded_bad(source: _Stored) -> list[Bad]:
+    return [Bad(**entry) for entry in json.loads(str(parts.load(source.counts)["bad"]))] if source.counts else []
 
 
-def _reason_to_drop(texts: Texts) -> str | None:
-    """Say why a document cannot be used in all its languages, or None: blank, or written in other scripts."""
-    for code, text in texts.items():
-        if not normalize(text):
-            return "blank in at least one language"
-        if script_share(text[:_ENOUGH], load_language(code).scripts) < _NOTICEABLE:
-            return f"{code} text in another script"
-    return None
+def _bad_lines(source: _Stored, scanned: dict[str, ScannedColumn]) -> list[Bad]:
+    return [
+        Bad(str(source.files[code]), int(row) + 1, "not valid UTF-8", "")
+        for code, column in scanned.items()
+        for row in np.flatnonzero(column.reasons == NOT_UTF8)
+    ]
 
 
-def language_of(text: str, languages: list[str]) -> str | None:
-    """Return the one language whose scripts have a noticeable share in a text; None if there is none or more than one.
+def _check_bad_ratio(name: str, bad: list[Bad], records: int, settings: PreprocessSettings) -> None:
+    if len(bad) > settings.max_bad_ratio * records:
+        shown = "".join(f"\n  {one.file}, line {one.line}: {one.reason}. {one.excerpt}" for one in bad[:5])
+        raise UserError(
+            f"source {name}: {len(bad):,} of {records:,} records cannot be read, more than max_bad_ratio="
+            f"{settings.max_bad_ratio:g} allows. Mend or convert the file (e.g. iconv -f ENCODING -t UTF-8), or raise "
+            f"max_bad_ratio to leave them out. The first:{shown}"
+        )
 
-    Letters of other scripts do not count against it: a Chinese question about an English sentence is Chinese.
+
+def _collect(name: str, source: _Stored, scanned: dict[str, ScannedColumn]) -> Collection:
+    report: dict[str, Any] = {}
+    directions = None
+    if source.counts:
+        counts = parts.load(source.counts)
+        numbers = counts["numbers"]
+        rows = {code: np.arange(len(numbers)) for code in scanned}
+        dropped = json.loads(str(counts["dropped"]))
+        bad = len(_recorded_bad(source))
+        report["records"] = len(numbers) + bad + sum(count for count, _ in dropped.values())
+        report["dropped"] = {reason: count for reason, (count, _) in sorted(dropped.items())}
+        if bad:
+            report["dropped"]["quarantined: cannot be read"] = bad
+        report["examples"] = {reason: examples for reason, (_, examples) in sorted(dropped.items())}
+        if TURNS in scanned:
+            directions = counts["directions"]
+            report["by direction"] = dict(sorted(Counter(directions.tolist()).items()))
+    else:
+        assert isinstance(source.source, LinesSource)
+        report["lines"] = {code: len(column.column) for code, column in scanned.items()}
+        rows, report["pairing"] = pair_lines(scanned, source.source)
+        numbers = rows[next(iter(rows))] + 1
+    report["documents"] = len(numbers)
+    report["texts"] = {code: _flow(column) for code, column in scanned.items()}
+    return Collection(name, scanned, rows, numbers, source.source.convert, report, directions)
+
+
+def _flow(scanned: ScannedColumn) -> dict[str, Any]:
+    """Return how many texts of a column each filter dropped, with examples."""
+    names = [*REASONS, "quarantined: not valid UTF-8"]
+    counts = np.bincount(scanned.reasons, minlength=len(names)).tolist()
+    examples: dict[str, list[Any]] = {}
+    row = 0
+    for path in scanned.part_paths:
+        chunk = parts.load(path)
+        found = zip(
+            chunk["example_lines"].tolist(), chunk["example_reasons"].tolist(), chunk["examples"].tolist(), strict=True
+        )
+        for line, reason, text in found:
+            shown = examples.setdefault(names[reason], [])
+            if len(shown) < _EXAMPLES:
+                shown.append([row + line + 1, text])
+        row += len(chunk["starts"])
+    dropped = {name: count for name, count in zip(names[1:], counts[1:], strict=True) if count}
+    return {"read": len(scanned.reasons), "dropped": dropped, "kept": counts[0], "examples": examples}
+
+
+def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings) -> None:
+    """Give every text its cluster, over all sources and languages together; the first text of each is the one to use.
+
+    Text pairs come before single texts, since a pair can do what a single text can and more.
     """
-    noticeable = [code for code in languages if script_share(text, load_language(code).scripts) >= _NOTICEABLE]
-    return noticeable[0] if len(noticeable) == 1 else None
+    ordered = sorted(collections, key=lambda collection: -len(collection.columns))
+    columns = [column for collection in ordered for column in collection.columns.values()]
+    bases = np.cumsum([0, *(len(column.exact) for column in columns)])
+    for column, base in zip(columns, bases, strict=False):
+        column.base = int(base)
+    exact = np.concatenate([np.where(column.reasons == 0, column.exact, 0) for column in columns])
 
+    def band(b: int) -> NDArray[np.uint64]:
+        return np.concatenate([parts.load(path)["bands"][b] for column in columns for path in column.part_paths])
 
-def _normalizers(languages: list[str]) -> dict[str, Callable[[str], str]]:
-    return {code: partial(normalize, form=load_language(code).normalization) for code in languages}
+    def read(numbers: Sequence[int]) -> list[str]:
+        return [text for number in numbers for text in _text(number)]
+
+    def _text(number: int) -> list[str]:
+        which = int(np.searchsorted(bases, number, side="right")) - 1
+        return columns[which].column.read([number - int(bases[which])])
+
+    clusters, report = find_clusters(exact, band, read, settings.deduplicate)
+    for column, base in zip(columns, bases, strict=False):
+        column.cluster = clusters[base : base + len(column.exact)]
+    for collection in collections:
+        for code, column in collection.columns.items():
+            flow = collection.report["texts"][code]
+            repeated = int(((column.reasons == 0) & ~column.first).sum())
+            if repeated:
+                flow["dropped"]["duplicate of a text before"] = repeated
+                flow["kept"] -= repeated
+        collection.report["duplicates in all sources"] = report

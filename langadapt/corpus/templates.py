@@ -7,7 +7,7 @@ sake, and the source text of a translation is what the template leaves.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import regex
 
@@ -34,6 +34,18 @@ class Templates:
         least = max(_LEAST, _LEAST_SHARE * count)
         self.openings = frozenset(text for text, uses in openings.items() if uses >= least)
         self.closings = frozenset(text for text, uses in closings.items() if uses >= least)
+
+    @classmethod
+    def of(cls, known: Mapping[str, Iterable[str]]) -> Templates:
+        """Return the templates that `known` gave earlier."""
+        templates = cls(())
+        templates.openings, templates.closings = frozenset(known["openings"]), frozenset(known["closings"])
+        return templates
+
+    @property
+    def known(self) -> dict[str, list[str]]:
+        """The openings and closings, sorted, to be kept with the data they were found in."""
+        return {"openings": sorted(self.openings), "closings": sorted(self.closings)}
 
     def content(self, prompt: str) -> str:
         """Return a prompt without its longest known opening and closing; the whole of it if nothing would be left."""

@@ -1,6 +1,7 @@
 """Ground: reading records with their line numbers, and writing so that nothing is ever half there."""
 
 from langadapt.files.atomic import atomic_path, probe_folder, staged_folder, write_json, write_text
+from langadapt.files.json_stream import Bad, excerpt, is_text, parse_record, stream_json_array
 from langadapt.files.provenance import check_vouched
 from langadapt.files.records import (
     iter_json_array,
@@ -15,9 +16,13 @@ from langadapt.files.records import (
 )
 
 __all__ = [
+    "Bad",
     "atomic_path",
     "check_vouched",
+    "excerpt",
+    "is_text",
     "iter_json_array",
+    "parse_record",
     "probe_folder",
     "read_json_array",
     "read_json_file",
@@ -27,6 +32,7 @@ __all__ = [
     "require_file",
     "sha256_of",
     "staged_folder",
+    "stream_json_array",
     "write_json",
     "write_json_array",
     "write_text",

@@ -14,6 +14,7 @@ from typing import Any
 
 from langadapt.errors import UserError
 from langadapt.files.atomic import atomic_path
+from langadapt.files.json_stream import Bad, check_characters, parse_record, stream_json_array
 
 Record = dict[str, Any]
 
@@ -85,19 +86,22 @@ def read_json_array(path: str | Path, way_out: str = "Check the path.") -> list[
 
 
 def iter_json_array(path: str | Path, way_out: str = "Check the path.") -> Iterator[Record]:
-    """Yield the records of a JSON array of objects, one in memory at a time where the file has one a line.
+    """Yield the records of a JSON array of objects, one in memory at a time; raise `UserError` for anything else.
 
-    That is how `write_json_array` writes; any other layout of the same JSON is read whole.
+    Errors name the line where the file has one record a line, as `write_json_array` writes, else the record.
     """
-    lines = read_lines(path, way_out)
-    if next(lines)[1].strip() != "[":
-        yield from read_json_array(path, way_out)
+    with open(require_file(path, way_out), "rb") as handle:
+        first = handle.readline(16)  # no more: an array may be one line
+    if first.removeprefix(b"\xef\xbb\xbf").strip() != b"[":
+        yield from _iter_by_record(path, way_out)
         return
+    lines = read_lines(path, way_out)
+    next(lines)
     closed = False
     for number, line in lines:
         text = line.strip().removesuffix(",")
         if number == 2 and not (text.startswith("{") and text.endswith("}")):
-            yield from read_json_array(path, way_out)
+            yield from _iter_by_record(path, way_out)
             return
         closed = text == "]"
         if not closed:
@@ -125,24 +129,23 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _iter_by_record(path: str | Path, way_out: str) -> Iterator[Record]:
+    with open(path, "rb") as handle:
+        for number, item in enumerate(stream_json_array(path, handle, way_out), start=1):
+            if isinstance(item, Bad):
+                raise UserError(f"{path}, record {number}: {item.reason}. Mend or delete the record.")
+            yield item[1]
+
+
 def _parse_record(path: str | Path, number: int, line: str) -> Record:
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {number}: broken JSON ({error.msg}, column {error.colno}). Mend or delete the line."
-        ) from None
-    if not isinstance(record, dict):
-        raise UserError(f"{path}, line {number}: expected a JSON object, found {type(record).__name__}.")
-    if "\\u" in line:
-        _require_characters(record, f"{path}, line {number}")
-    return record
+        return parse_record(line)
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: {error}. Mend or delete the line.") from None
 
 
 def _require_characters(record: Record, place: str) -> None:
-    """Refuse half a surrogate pair: JSON can spell it (``\\ud800``), but it is no character, and no UTF-8 holds it."""
     try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = ascii(error.object[error.start])[1:-1]
-        raise UserError(f"{place}: {half} is half a character (a lone surrogate). Mend or delete the record.") from None
+        check_characters(record)
+    except ValueError as error:
+        raise UserError(f"{place}: {error}. Mend or delete the record.") from None

@@ -26,8 +26,17 @@ def user_turn(record: Mapping[str, Any]) -> str:
 
 
 def conversation(record: Mapping[str, Any]) -> list[Message]:
-    """Return an SFT record as messages: the `user_turn`, and ``output`` as the assistant's answer."""
-    return [{"role": "user", "content": user_turn(record)}, {"role": "assistant", "content": record["output"]}]
+    """Return an SFT record as messages: the `user_turn`, and ``output`` as the assistant's answer.
+
+    Before them come ``system``, if there is one, and the turns of ``history``, ``[user, assistant]`` each.
+    """
+    system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
+    turns = [*record.get("history", ()), (user_turn(record), record["output"])]
+    return system + [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -73,6 +82,22 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         end = _last_control_token(tokenizer, turn, len(prompt))
         labels[len(prompt) : end + 1] = ids[len(prompt) : end + 1]
     return ids, labels
+
+
+def encode_conversations(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Message]]
+) -> list[list[int]]:
+    """Return the ids of whole conversations; all cores take part, so give it hundreds at a time."""
+    ids: list[list[int]] = tokenizer.apply_chat_template(
+        [list(messages) for messages in conversations], tokenize=True, return_dict=False, sanitize_control_tokens=True
+    )
+    return ids
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """Return a conversation as the text that its template makes of it; to look at or measure, not to be encoded."""
+    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    return text
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
+from langadapt.recipe.cleaning import CleaningSettings, DeduplicationSettings
 from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
-
-
-class LinesSource(Settings):
-    """Plain text with one document a line; with several languages, line n of each file is one document in each."""
-
-    layout: Literal["lines"] = Field(description="lines: one document a line, one file a language")
-    files: dict[str, str] = Field(description="language code: file below data_dir", min_length=1)
-
-
-class JsonlSource(Settings):
-    """One JSON object a line, with a text in each of one or more languages."""
-
-    layout: Literal["jsonl"] = Field(description="jsonl: one JSON object a line")
-    file: str = Field(description="file below data_dir")
-    fields: dict[str, str] = Field(description="language code: name of the field that holds its text", min_length=1)
-
-
-class InstructionsSource(Settings):
-    """A JSON array of {instruction, input, output}, routed by script: which language asks, which one answers."""
-
-    layout: Literal["instructions"] = Field(description="instructions: a JSON array of instruction, input, output")
-    file: str = Field(description="file below data_dir")
-    languages: list[str] = Field(description="the languages to route between, told apart by script", min_length=1)
-
-
-Source = Annotated[LinesSource | JsonlSource | InstructionsSource, Field(discriminator="layout")]
+from langadapt.recipe.sources import InstructionsSource, PreferencesSource, Source, languages_of
 
 
 class CptMixture(Settings):
@@ -92,6 +69,17 @@ class PreprocessSettings(Settings):
     cutoff_len: int = Field(4096, description="longest record in tokens in the *_filtered_* files", gt=0)
     seed: int = Field(42, description="seed of every draw")
     sources: dict[str, Source] = Field(description="name: source", min_length=1)
+    max_bad_ratio: float = Field(
+        0.001, description="most records of a source that may be unreadable; past it the run stops", ge=0, lt=1
+    )
+    workers: int | None = Field(None, description="processes that read text; null: one a core", gt=0)
+    cleaning: CleaningSettings = Field(CleaningSettings(), description="filters on texts and pairs")
+    deduplicate: DeduplicationSettings = Field(DeduplicationSettings(), description="which texts count as one")
+    decontaminate: list[str] = Field(
+        default_factory=list,
+        description="test sets from elsewhere, kept out of training: files below data_dir, text with one sentence a "
+        "line or any records (.json, .jsonl, .csv, .tsv, .parquet), whose texts all count",
+    )
     cpt: CptMixture = Field(description="the texts of continual pretraining")
     sft: list[SftPart] = Field(description="the parts of the fine-tuning mixture", min_length=1)
     test: HeldOutSize = Field(HeldOutSize(), description="the held-out sets")
@@ -99,6 +87,11 @@ class PreprocessSettings(Settings):
         default_factory=dict, description="prompts for text pairs by direction; {text} stands for the source text"
     )
     download: list[Download] = Field(default_factory=list, description="what --download fetches")
+
+    @property
+    def test_set_paths(self) -> list[Path]:
+        """The files of `decontaminate`."""
+        return [Path(self.data_dir).expanduser() / Path(name).expanduser() for name in self.decontaminate]
 
     @model_validator(mode="after")
     def _agree(self) -> PreprocessSettings:
@@ -114,9 +107,9 @@ class PreprocessSettings(Settings):
                 problems.append(
                     f"cpt.sources names {name!r}, which is not among the sources ({', '.join(self.sources)})"
                 )
-            elif isinstance(source := self.sources[name], InstructionsSource):
+            elif isinstance(source := self.sources[name], InstructionsSource | PreferencesSource):
                 problems.append(
-                    f"cpt.sources names {name!r}, whose layout is instructions; texts come from lines or jsonl"
+                    f"cpt.sources names {name!r}, whose layout is {source.layout}; texts come from lines, fields, pairs"
                 )
             elif self.language not in languages_of(source):
                 problems.append(f"cpt.sources names {name!r}, which has no text in {self.language!r}")
@@ -128,7 +121,9 @@ class PreprocessSettings(Settings):
             missing = set(part.languages) - set(languages_of(source))
             if missing:
                 problems.append(f"sft.{index}: the source {part.source!r} has no {', '.join(sorted(missing))}")
-            if not isinstance(source, InstructionsSource):
+            if isinstance(source, PreferencesSource):
+                problems.append(f"sft.{index}: {part.source!r} holds preferences, which are not for fine-tuning")
+            elif not isinstance(source, InstructionsSource):
                 if part.task != "translation":
                     problems.append(
                         f"sft.{index}: text pairs of {part.source!r} give task translation, not {part.task}"
@@ -140,12 +135,3 @@ class PreprocessSettings(Settings):
         if problems:
             raise ValueError("; ".join(problems))
         return self
-
-
-def languages_of(source: LinesSource | JsonlSource | InstructionsSource) -> list[str]:
-    """Return the language codes a source holds."""
-    if isinstance(source, LinesSource):
-        return list(source.files)
-    if isinstance(source, JsonlSource):
-        return list(source.fields)
-    return source.languages

@@ -1,0 +1,126 @@
+"""Proof that nothing held out stands in training, from the written files alone.
+
+    python -m langadapt.corpus.check hf_data/tibetan_datasets              the folder that stage 1 wrote
+    python -m langadapt.corpus.check FOLDER --against flores.txt mm.json   test sets from elsewhere as well
+
+Prints what was compared. Where a training record is a twin of a held-out one, ends with exit code 2 and names both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from langadapt.corpus.pools import comparable_texts
+from langadapt.corpus.reading import Bad
+from langadapt.corpus.reading.containers import iter_records
+from langadapt.corpus.templates import Templates
+from langadapt.corpus.twins import TwinIndex
+from langadapt.errors import UserError, run_command
+from langadapt.files import check_vouched, iter_json_array, read_json_object
+from langadapt.files.records import Record
+from langadapt.models import user_turn
+
+HELD_OUT, TRAINING = ("cpt_test", "sft_test"), ("cpt_final", "sft_final")
+_AT_ONCE = 256  # records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what stage 1 wrote, data_report.json among it")
+    parser.add_argument("--against", nargs="*", default=[], metavar="FILE", help="test sets from elsewhere")
+    arguments = parser.parse_args()
+    report = read_json_object(arguments.folder / "data_report.json", "Name the folder that stage 1 wrote.")
+    for name in report["files"]:
+        check_vouched(arguments.folder / name)
+    templates = Templates.of(report["templates"])
+    test_sets = read_test_sets(arguments.against)
+    for what, count in prove_disjoint(arguments.folder, report["name"], templates, test_sets).items():
+        print(f"{count:>9,} {what}")
+
+
+def prove_disjoint(
+    folder: Path, name: str, templates: Templates, test_sets: Sequence[tuple[str, str]] = ()
+) -> dict[str, Any]:
+    """Read the written files and look for held-out text, and that of other test sets, in the training files.
+
+    Returns what was compared. Raises `UserError` naming both records if any training record is a twin of a held-out
+    one: nothing of such a dataset must be used.
+    """
+    index = TwinIndex()
+    index.add_all(test_sets)
+    held_out = 0
+    for part in HELD_OUT:
+        for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
+            index.add_all(
+                [
+                    (f"{record['id']} of {part}", text)
+                    for record in records
+                    for text in comparable_texts(record, templates)
+                ]
+            )
+            held_out += len(records)
+    compared = 0
+    for part in TRAINING:
+        progress = tqdm(desc=f"checking {part}", unit="record", disable=None)
+        for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
+            texts = [
+                [*comparable_texts(record, templates), user_turn(record) if "instruction" in record else ""]
+                for record in records
+            ]
+            twins = iter(index.find_all([text for some in texts for text in some]))
+            for record, some in zip(records, texts, strict=True):
+                found = [twin for twin in itertools.islice(twins, len(some)) if twin is not None]
+                if found:
+                    raise UserError(
+                        f"leak: record {record['id']} of {part} is a twin of {found[0]}. Do not use this data set. Run "
+                        "stage 1 again; if it ends here too, please report it with the settings and both records."
+                    )
+            compared += len(records)
+            progress.update(len(records))
+        progress.close()
+    return {
+        "held-out records": held_out,
+        "texts of other test sets": len(test_sets),
+        "training records compared with them": compared,
+        "twins found": 0,
+    }
+
+
+def read_test_sets(files: Sequence[str | Path]) -> list[tuple[str, str]]:
+    """Return every text of some test sets with the name of its file and line.
+
+    A file without a known suffix is text with one sentence a line. Of records every text counts, at whatever depth,
+    ids and labels too: they are short, and short texts are twins of equal ones only. Raises `UserError` for what
+    cannot be read.
+    """
+    found = []
+    for file in map(Path, files):
+        for item in iter_records(file, "Check `decontaminate`."):
+            if isinstance(item, Bad):
+                raise UserError(f"{file}, line {item.line}: {item.reason}. A test set has to be read whole; mend it.")
+            number, record = item
+            found += [(f"{file.name}:{number}", text) for text in _texts_in(record)]
+    return found
+
+
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts_in(inner)
+
+
+def _batched(records: Iterator[Record]) -> Iterator[list[Record]]:
+    while batch := list(itertools.islice(records, _AT_ONCE)):
+        yield batch
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,19 @@
+"""Sources of stage 1 as rows: every container, every layout, one record at a time, in the languages' normal form."""
+
+from langadapt.corpus.reading.containers import iter_lines, open_bytes
+from langadapt.corpus.reading.languages import language_of, prepare
+from langadapt.corpus.reading.layouts import read_rows
+from langadapt.corpus.reading.rows import Dropped, TextRow, TurnRow
+from langadapt.files import Bad
+
+__all__ = [
+    "Bad",
+    "Dropped",
+    "TextRow",
+    "TurnRow",
+    "iter_lines",
+    "language_of",
+    "open_bytes",
+    "prepare",
+    "read_rows",
+]
