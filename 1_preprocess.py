@@ -37,15 +37,16 @@ def main() -> None:
     ):
         tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
         test_sets = corpus.read_test_sets(settings.test_set_paths)
-        collections, quarantine = corpus.open_sources(settings, shlex.join(command), work)
+        sources = corpus.open_sources(settings, shlex.join(command), work)
+        collections = sources.collections
         templates = corpus.Templates(corpus.prompts_of(collections))
         cpt, sft = corpus.cpt_pool(settings, collections), corpus.sft_pools(settings, collections, templates)
         corpus.check_not_empty(cpt, sft)
         draw = corpus.Draw(cpt, sft, settings.test, test_sets)
-        report = corpus.describe_inputs(settings, collections, templates)
+        report = corpus.describe_inputs(settings, sources, templates)
         report |= corpus.write_dataset(folder, settings, draw, cpt, sft, tokenizer)
         report["disjoint"] = corpus.prove_disjoint(folder, settings.name, templates, test_sets)
-        corpus.write_report(folder, report, quarantine)
+        corpus.write_report(folder, report, sources)
 
     for sentence in corpus.shortfalls(report):
         print(f"note: {sentence}")

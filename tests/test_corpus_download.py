@@ -282,6 +282,12 @@ def test_a_connection_that_breaks_once_goes_on_at_the_same_byte(
         assert ranges[1:] == ["bytes=1500000-"]
 
 
+def test_the_waits_count_anew_when_bytes_have_come(hub: Hub, fetch: Callable[..., str], tmp_path: Path) -> None:
+    hub.faults.append(break_off(times=3 * len(WAITS)))
+    fetch()
+    assert stored(tmp_path / "texts") == hub.files
+
+
 def test_after_too_many_breaks_the_next_run_goes_on(hub: Hub, fetch: Callable[..., str], tmp_path: Path) -> None:
     hub.faults += [break_off(times=1), dead]
     assert "go on where it stopped" in message(fetch)

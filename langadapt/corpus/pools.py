@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langadapt.corpus.cleaning import implausible_lengths, unlike_pairs
-from langadapt.corpus.sources import TURNS, Collection
+from langadapt.corpus.sources import Collection
+from langadapt.corpus.storing import TURNS
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import RUN
 from langadapt.errors import UserError

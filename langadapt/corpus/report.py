@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from langadapt.corpus.charts import draw_flow, draw_lengths
 from langadapt.corpus.download import recorded_commits
-from langadapt.corpus.sources import Collection
+from langadapt.corpus.sources import Sources
+from langadapt.corpus.storing import TURNS
 from langadapt.corpus.templates import Templates
-from langadapt.files import Bad, write_json, write_text
+from langadapt.files import write_json, write_text
 from langadapt.recipe.preprocess import PreprocessSettings
 
 Report = dict[str, Any]
 
 
-def describe_inputs(settings: PreprocessSettings, collections: Sequence[Collection], templates: Templates) -> Report:
+def describe_inputs(settings: PreprocessSettings, sources: Sources, templates: Templates) -> Report:
     """Return the first part of the report: what was read, with which settings, at which commits."""
     return {
         "schema_version": 2,
@@ -24,26 +25,54 @@ def describe_inputs(settings: PreprocessSettings, collections: Sequence[Collecti
         "seed": settings.seed,
         "tokenizer": settings.tokenizer,
         "cutoff_len": settings.cutoff_len,
-        "sources": {collection.name: collection.report for collection in collections},
+        "sources": {collection.name: collection.report for collection in sources.collections},
+        "duplicates": sources.duplicates,
         "downloads": recorded_commits(settings),
         "templates": templates.known,
         "settings": settings.model_dump(mode="json"),
     }
 
 
-def write_report(folder: Path, report: Report, quarantine: Sequence[Bad]) -> None:
-    """Write ``data_report.json``, ``data_report.md`` and ``quarantine.jsonl`` into ``folder``."""
-    lines = (json.dumps(vars(record), ensure_ascii=False) + "\n" for record in quarantine)
+def write_report(folder: Path, report: Report, sources: Sources) -> None:
+    """Write ``data_report.json`` and ``.md``, two charts beside them, and ``quarantine.jsonl`` into ``folder``."""
+    draw_flow(flow_of(report), folder / "data_flow.png")
+    sizes = {label: texts["bytes"] for label, texts in _texts(report).items() if texts["kept"]}
+    draw_lengths(sizes, folder / "data_lengths.png")
+    lines = (json.dumps(vars(record), ensure_ascii=False) + "\n" for record in sources.quarantine)
     write_text(folder / "quarantine.jsonl", "".join(lines))
     write_json(folder / "data_report.json", report)
     write_text(folder / "data_report.md", as_markdown(report))
+
+
+def flow_of(report: Report) -> dict[str, Report]:
+    """Return what each step dropped of the texts of every source and language, and of its pairs."""
+    flow = {label: _steps(texts) for label, texts in _texts(report).items()}
+    for name, source in report["sources"].items():
+        before = source.get("dropped", {})
+        for label in (label for label in flow if label == name or label.startswith(f"{name} ")):
+            flow[label]["read"] += sum(before.values())
+            flow[label]["steps"] = [*before.items(), *flow[label]["steps"]]
+        flow |= {f"{name} {direction}": _steps(pairs) for direction, pairs in source.get("pairs", {}).items()}
+    return flow
+
+
+def _texts(report: Report) -> dict[str, Report]:
+    return {
+        name if code == TURNS else f"{name} {code}": texts
+        for name, source in report["sources"].items()
+        for code, texts in source["texts"].items()
+    }
+
+
+def _steps(counts: Report) -> Report:
+    return {"read": counts["read"], "steps": list(counts["dropped"].items()), "kept": counts["kept"]}
 
 
 def as_markdown(report: Report) -> str:
     """Return the report as a page to read."""
     lines = [f"# Data report: {report['name']}", ""]
     lines += [f"Seed {report['seed']}, tokenizer `{report['tokenizer']}`, cutoff {report['cutoff_len']:,} tokens.", ""]
-    lines += ["## Sources", ""]
+    lines += ["What each step dropped: data_flow.png; how long the texts are: data_lengths.png.", "", "## Sources", ""]
     for name, source in report["sources"].items():
         lines += [f"### {name}", "", *_bullets(source), ""]
     lines += [
@@ -88,6 +117,8 @@ def shortfalls(report: Report) -> list[str]:
 def _bullets(value: dict[str, Any], indent: str = "") -> list[str]:
     lines = []
     for key, item in value.items():
+        if key == "bytes":  # drawn, not listed
+            continue
         if isinstance(item, dict):
             lines += [f"{indent}- {key}:", *_bullets(item, indent + "  ")] if item else []
         elif isinstance(item, list) and key != "length ratios kept":  # examples: line number and text

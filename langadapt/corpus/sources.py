@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,16 @@ from numpy.typing import NDArray
 
 from langadapt.corpus import parts
 from langadapt.corpus.cleaning import REASONS
-from langadapt.corpus.columns import Column, chunks, write_columns
+from langadapt.corpus.columns import Column, chunks
 from langadapt.corpus.duplicates import find_clusters
 from langadapt.corpus.pairing import pair_lines
-from langadapt.corpus.parts import Arrays, Part
-from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, open_bytes, prepare, read_rows
+from langadapt.corpus.parts import Part
+from langadapt.corpus.reading import Bad, prepare
 from langadapt.corpus.scan import NOT_UTF8, ScanTask, scan_chunk
+from langadapt.corpus.storing import EXAMPLES, TURNS, StoredSource, recorded_bad, store
 from langadapt.errors import UserError
-from langadapt.files import atomic_path, require_file
 from langadapt.recipe.preprocess import PreprocessSettings
-from langadapt.recipe.sources import COMPRESSED, FieldsSource, LinesSource, PairsSource, Source, languages_of
-
-TURNS = "turns"  # the one column of a source of instructions: records, a JSON text each
-_EXAMPLES = 3  # of each reason in the report
+from langadapt.recipe.sources import LinesSource
 
 Texts = dict[str, str]  # language code: the text in that language
 
@@ -100,16 +97,25 @@ class Collection:
         return [json.loads(text) for text in self.columns[TURNS].column.read(rows)]
 
 
-def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> tuple[list[Collection], list[Bad]]:
+@dataclass(frozen=True)
+class Sources:
+    """Everything a recipe reads: its collections, what could not be read, and what deduplication found in all."""
+
+    collections: list[Collection]
+    quarantine: list[Bad]
+    duplicates: dict[str, Any]
+
+
+def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> Sources:
     """Open every source of a recipe; finished work stays in ``folder`` for the next run, should this one be ended.
 
-    ``command`` is what a user runs to get a file that is missing. Returns the collections in the recipe's order, and
-    the records that could not be read. Raises `UserError` for missing or empty files, and where more than
-    `max_bad_ratio` of a source's records cannot be read, naming the first.
+    ``command`` is what a user runs to get a file that is missing. The collections are in the recipe's order. Raises
+    `UserError` for missing or empty files, and where more than `max_bad_ratio` of a source's records cannot be read,
+    naming the first.
     """
     way_out = f"Get it with: {command}" if settings.download else "Check `data_dir` and `sources`."
     workers = parts.worker_count(settings.workers)
-    stored = {name: _store(name, source, settings, way_out, folder) for name, source in settings.sources.items()}
+    stored = {name: store(name, source, settings, way_out, folder) for name, source in settings.sources.items()}
     parts.finish([part for source in stored.values() for part in source.parts], workers, "reading records")
     columns = {
         (name, code): _scan_parts(source, code, settings, folder)
@@ -120,94 +126,14 @@ def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> tu
     collections, quarantine = [], []
     for name, source in stored.items():
         scanned = {code: _gather(source, code, columns[name, code]) for code in source.files}
-        bad = [*_recorded_bad(source), *_bad_lines(source, scanned)]
+        bad = [*recorded_bad(source), *_bad_lines(source, scanned)]
         _check_bad_ratio(name, bad, max(map(len, (c.column for c in scanned.values()))) + len(bad), settings)
         quarantine += bad
         collections.append(_collect(name, source, scanned))
-    _deduplicate(collections, settings)
-    return collections, quarantine
+    return Sources(collections, quarantine, _deduplicate(collections, settings))
 
 
-@dataclass
-class _Stored:
-    """A source as columns on disk: the files of a user as they are, or what was read out of them."""
-
-    source: Source
-    files: dict[str, Path]
-    encoded: bool
-    parts: list[Part]
-    counts: Path | None  # the part that says what reading dropped
-
-
-def _store(name: str, source: Source, settings: PreprocessSettings, way_out: str, folder: Path) -> _Stored:
-    root = Path(settings.data_dir).expanduser()
-    if isinstance(source, LinesSource):
-        files = {code: require_file(root / Path(file).expanduser(), way_out) for code, file in source.files.items()}
-        packed = [path.suffix in COMPRESSED for path in files.values()]
-        if not any(packed) and source.limit is None:
-            return _Stored(source, files, False, [], None)
-        mark = parts.fingerprint(source.model_dump(mode="json"), *files.values())
-        targets = {code: folder / f"{name}-{code}-{mark}.txt" for code in files}
-        done = {code: folder / f"{name}-{code}-{mark}.lines.npz" for code in files}
-        unpack = [
-            Part(done[code], _unpack_lines, (path, targets[code], source.limit), path.stat().st_size)
-            for code, path in files.items()
-        ]
-        return _Stored(source, targets, False, unpack, None)
-    paths = [path for file in source.file for path in sorted(root.glob(file)) or [root / Path(file).expanduser()]]
-    mark = parts.fingerprint(source.model_dump(mode="json"), *(path for path in paths if path.is_file()))
-    codes = languages_of(source) if isinstance(source, FieldsSource | PairsSource) else [TURNS]
-    targets = {code: folder / f"{name}-{code}-{mark}.jsonl" for code in codes}
-    size = sum(path.stat().st_size for path in paths if path.is_file())
-    counts = folder / f"{name}-{mark}.npz"
-    part = Part(counts, _store_records, (source, settings.data_dir, way_out, targets), size)
-    return _Stored(source, targets, True, [part], counts)
-
-
-def _unpack_lines(path: Path, target: Path, limit: int | None) -> Arrays:
-    """Write a packed file of lines, or its beginning, unpacked; bytes that are no UTF-8 stay what they are."""
-    count = 0
-    with open_bytes(path) as handle, atomic_path(target) as temporary, open(temporary, "wb") as output:
-        for line in handle:
-            if count == limit:
-                break
-            output.write(line)
-            count += 1
-    return {"lines": np.array(count)}
-
-
-def _store_records(source: Source, data_dir: str, way_out: str, targets: dict[str, Path]) -> Arrays:
-    """Write the texts of a source as columns; return the number of each record and what was dropped."""
-    numbers: list[int] = []
-    directions: list[str] = []
-    dropped: dict[str, list[Any]] = {}
-    bad: list[Bad] = []
-
-    def kept() -> Iterator[Texts]:
-        for row in read_rows(source, data_dir, way_out):
-            if isinstance(row, Bad):
-                bad.append(row)
-            elif isinstance(row, Dropped):
-                entry = dropped.setdefault(row.reason, [0, []])
-                entry[0] += 1
-                if len(entry[1]) < _EXAMPLES:
-                    entry[1].append([row.number, row.excerpt])
-            else:
-                numbers.append(row.number)
-                if isinstance(row, TurnRow):
-                    directions.append(f"{row.source_lang}-{row.target_lang}")
-                yield row.texts if isinstance(row, TextRow) else {TURNS: json.dumps(row.record, ensure_ascii=False)}
-
-    write_columns(targets, kept())
-    return {
-        "numbers": np.array(numbers, np.int64),
-        "directions": np.array(directions, np.str_),
-        "dropped": np.array(json.dumps(dropped, ensure_ascii=False)),
-        "bad": np.array(json.dumps([vars(record) for record in bad], ensure_ascii=False)),
-    }
-
-
-def _scan_parts(source: _Stored, code: str, settings: PreprocessSettings, folder: Path) -> list[Part]:
+def _scan_parts(source: StoredSource, code: str, settings: PreprocessSettings, folder: Path) -> list[Part]:
     path = source.files[code]
     language = None if code == TURNS else code
     task = ScanTask(
@@ -221,7 +147,7 @@ def _scan_parts(source: _Stored, code: str, settings: PreprocessSettings, folder
     ]
 
 
-def _gather(source: _Stored, code: str, scans: list[Part]) -> ScannedColumn:
+def _gather(source: StoredSource, code: str, scans: list[Part]) -> ScannedColumn:
     """Put the chunks of a column together."""
     path = source.files[code]
     loaded = [parts.load(part.path) for part in scans]
@@ -234,11 +160,7 @@ def _gather(source: _Stored, code: str, scans: list[Part]) -> ScannedColumn:
     return ScannedColumn(column, arrays["units"], arrays["reasons"], arrays["exact"], [part.path for part in scans])
 
 
-def _recorded_bad(source: _Stored) -> list[Bad]:
-    return [Bad(**entry) for entry in json.loads(str(parts.load(source.counts)["bad"]))] if source.counts else []
-
-
-def _bad_lines(source: _Stored, scanned: dict[str, ScannedColumn]) -> list[Bad]:
+def _bad_lines(source: StoredSource, scanned: dict[str, ScannedColumn]) -> list[Bad]:
     return [
         Bad(str(source.files[code]), int(row) + 1, "not valid UTF-8", "")
         for code, column in scanned.items()
@@ -256,7 +178,7 @@ def _check_bad_ratio(name: str, bad: list[Bad], records: int, settings: Preproce
         )
 
 
-def _collect(name: str, source: _Stored, scanned: dict[str, ScannedColumn]) -> Collection:
+def _collect(name: str, source: StoredSource, scanned: dict[str, ScannedColumn]) -> Collection:
     report: dict[str, Any] = {}
     directions = None
     if source.counts:
@@ -264,7 +186,7 @@ def _collect(name: str, source: _Stored, scanned: dict[str, ScannedColumn]) -> C
         numbers = counts["numbers"]
         rows = {code: np.arange(len(numbers)) for code in scanned}
         dropped = json.loads(str(counts["dropped"]))
-        bad = len(_recorded_bad(source))
+        bad = len(recorded_bad(source))
         report["records"] = len(numbers) + bad + sum(count for count, _ in dropped.values())
         report["dropped"] = {reason: count for reason, (count, _) in sorted(dropped.items())}
         if bad:
@@ -296,14 +218,27 @@ def _flow(scanned: ScannedColumn) -> dict[str, Any]:
         )
         for line, reason, text in found:
             shown = examples.setdefault(names[reason], [])
-            if len(shown) < _EXAMPLES:
+            if len(shown) < EXAMPLES:
                 shown.append([row + line + 1, text])
         row += len(chunk["starts"])
     dropped = {name: count for name, count in zip(names[1:], counts[1:], strict=True) if count}
-    return {"read": len(scanned.reasons), "dropped": dropped, "kept": counts[0], "examples": examples}
+    return {
+        "read": len(scanned.reasons),
+        "dropped": dropped,
+        "kept": counts[0],
+        "examples": examples,
+        "bytes": _histogram(np.diff(scanned.column.offsets)[scanned.reasons == 0]),
+    }
 
 
-def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings) -> None:
+def _histogram(sizes: NDArray[np.int64]) -> dict[str, list[int]]:
+    """Count texts by their size, in bins whose edges are a factor of two apart."""
+    bins = np.bincount(np.log2(np.maximum(sizes, 1)).astype(np.int64), minlength=1)
+    first = int(np.argmax(bins > 0))
+    return {"edges": [1 << k for k in range(first, len(bins) + 1)], "counts": bins[first:].tolist()}
+
+
+def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings) -> dict[str, Any]:
     """Give every text its cluster, over all sources and languages together; the first text of each is the one to use.
 
     Text pairs come before single texts, since a pair can do what a single text can and more.
@@ -335,4 +270,4 @@ def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings
             if repeated:
                 flow["dropped"]["duplicate of a text before"] = repeated
                 flow["kept"] -= repeated
-        collection.report["duplicates in all sources"] = report
+    return report
