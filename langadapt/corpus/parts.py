@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -63,7 +64,7 @@ def finish(parts: Sequence[Part], workers: int, description: str) -> None:
                 bar.update(_do(part))
             return
         context = multiprocessing.get_context("spawn")  # the same everywhere; forks of threads deadlock
-        with ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_start_worker) as pool:
             futures = [pool.submit(_do, part) for part in missing]
             try:
                 for future in as_completed(futures):
@@ -104,6 +105,15 @@ def _do(part: Part) -> int:
     return part.size
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
     """Each worker has a core of its own; libraries that start a thread a core would fight over them."""
     os.environ |= {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Workers of a parent that was killed would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

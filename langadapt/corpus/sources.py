@@ -126,8 +126,10 @@ def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> So
     collections, quarantine = [], []
     for name, source in stored.items():
         scanned = {code: _gather(source, code, columns[name, code]) for code in source.files}
-        bad = [*recorded_bad(source), *_bad_lines(source, scanned)]
-        _check_bad_ratio(name, bad, max(map(len, (c.column for c in scanned.values()))) + len(bad), settings)
+        unread = recorded_bad(source)
+        bad = [*unread, *_bad_lines(source, scanned)]
+        records = max(len(column.column) for column in scanned.values()) + len(unread)
+        _check_bad_ratio(name, bad, records, settings)
         quarantine += bad
         collections.append(_collect(name, source, scanned))
     return Sources(collections, quarantine, _deduplicate(collections, settings))
