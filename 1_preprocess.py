@@ -8,6 +8,7 @@ Writes the files that stages 2 to 4 read, and data_report.md, which accounts for
 """
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 from langadapt.errors import run_command
@@ -34,18 +35,26 @@ def main() -> None:
     with (
         corpus.work_folder(settings) as work,
         staged_folder(settings.output_dir, last="data_report.json", stale=stale) as folder,
+        corpus.Progress(corpus.expected_seconds(settings)) as progress,
     ):
         tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
+        tokenizers = corpus.open_tokenizers(settings, tokenizer)
         test_sets = corpus.read_test_sets(settings.test_set_paths)
-        sources = corpus.open_sources(settings, shlex.join(command), work)
+        sources = corpus.open_sources(settings, shlex.join(command), work, progress)
         collections = sources.collections
-        templates = corpus.Templates(corpus.prompts_of(collections))
-        cpt, sft = corpus.cpt_pool(settings, collections), corpus.sft_pools(settings, collections, templates)
-        corpus.check_not_empty(cpt, sft)
-        draw = corpus.Draw(cpt, sft, settings.test, test_sets)
+        with progress.phase("drawing held-out sets"):
+            templates = corpus.Templates(corpus.prompts_of(collections))
+            cpt = corpus.cpt_pools(settings, collections)
+            sft = corpus.sft_pools(settings, collections, templates, tokenizer)
+            corpus.check_not_empty(cpt, sft)
+            measure = partial(corpus.token_lengths, tokenizer)
+            draw = corpus.Draw(cpt, sft, settings.test, measure, test_sets)
         report = corpus.describe_inputs(settings, sources, templates)
-        report |= corpus.write_dataset(folder, settings, draw, cpt, sft, tokenizer)
-        report["disjoint"] = corpus.prove_disjoint(folder, settings.name, templates, test_sets)
+        report["tokenizers"] = corpus.measure_tokenizers(tokenizers, corpus.sample_texts(collections, settings.seed))
+        with progress.phase("drawing training sets") as advance:
+            report |= corpus.write_dataset(folder, settings, draw, {"cpt": cpt, "sft": sft}, tokenizer, work, advance)
+        with progress.phase("checking") as advance:
+            report["disjoint"] = corpus.prove_disjoint(folder, report, templates, test_sets, advance)
         corpus.write_report(folder, report, sources)
 
     for sentence in corpus.shortfalls(report):

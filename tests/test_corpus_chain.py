@@ -252,4 +252,18 @@ def test_real_samples_are_paired_and_leak_free(stage_1: Callable, tmp_path: Path
         assert index.find([record["text"]]) is None
     report = read(tmp_path, "data_report.json")
     assert report["sources"]["cute"]["documents"] == 300
-    assert report["draws"]["cpt"]["left out as twins or translations of held-out text"] > 0
+    assert report["draws"]["cute lm bo"][TWIN] + report["draws"]["cute_mono lm bo"][TWIN] > 0
+
+
+def test_the_report_compares_tokenizers_on_every_language(
+    stage_1: Callable, sources: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(tiny_model, tmp_path / "other")
+    assert stage_1(sources, f"tokenizer_report=[{other}]").returncode == 0
+    table = read(tmp_path, "data_report.json")["tokenizers"]
+    assert list(table["languages"]) == ["bo", "zh", "en"]
+    assert list(table["tokenizers"]) == [tiny_model.name, "other"]
+    assert table["tokenizers"]["other"] == table["tokenizers"][tiny_model.name]
+    text = (tmp_path / "out/data_report.md").read_text(encoding="utf-8")
+    assert all(f"| {code} | {name} | " in text for code in ("bo", "zh", "en") for name in (tiny_model.name, "other"))
+    assert (tmp_path / "out/data_tokenizers.png").read_bytes().startswith(b"\x89PNG")

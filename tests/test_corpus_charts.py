@@ -95,21 +95,41 @@ def test_steps_stand_in_the_order_in_which_they_are_taken(drawn: list[Figure], t
 
 @pytest.mark.filterwarnings("error:Glyph")
 @pytest.mark.parametrize("noto", [True, False], ids=["fonts of the machine", "DejaVu only"])
-@pytest.mark.parametrize("sources", [1, 8])
+@pytest.mark.parametrize("sources", [1, 6, 8, 30])
 def test_flow_has_room_for_its_numbers_and_names(
     drawn: list[Figure], tmp_path: Path, sources: int, noto: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not noto:
         monkeypatch.setattr(fonts, "families", lambda: ["DejaVu Sans"])
-    draw_flow({name: flow_of(10_000_000, 20) for name in NAMES[:sources]}, tmp_path / "flow.png")
-    ax = drawn[0].axes[0]
-    cell = ax.get_window_extent().width / sources
-    assert all(extent(text).width < cell for text in ax.texts)
-    headings = ax.get_xticklabels()
-    assert all(left.x1 < right.x0 for left, right in pairwise(extent(text) for text in headings))
-    assert all(extent(text).y1 <= drawn[0].bbox.y1 for text in headings)
-    shown = [text.get_text().replace("\n", "") for text in headings]
-    assert shown == [name if can_draw(name) else f"source {n}" for n, name in enumerate(NAMES[:sources], start=1)]
+    names = [*NAMES, *(f"{n} more of it" for n in range(22))][:sources]
+    draw_flow({name: flow_of(10_000_000, 20) for name in names}, tmp_path / "flow.png")
+    *tables, bar = drawn[0].axes
+    assert drawn[0].get_figwidth() < 15  # inches: beyond, its 8 point text is too small on a page
+    ceiling, shown = drawn[0].bbox.y1, []
+    for ax in tables:
+        left, right = ax.get_xlim()
+        cell = ax.get_window_extent().width / (right - left)
+        assert all(extent(text).width < cell for text in ax.texts)
+        rows = sorted(extent(text).y0 for text in ax.get_yticklabels())
+        assert all(above - below > 20 for below, above in pairwise(rows))  # pixels; the text is 17 high
+        headings = ax.get_xticklabels()
+        assert all(one.x1 < next_one.x0 for one, next_one in pairwise(extent(text) for text in headings))
+        assert all(extent(text).y1 <= ceiling for text in headings)
+        ceiling = ax.get_window_extent().y0
+        shown += [text.get_text().replace("\n", "") for text in headings]
+    assert drawn[0].bbox.x0 <= extent(bar.xaxis.label).x0
+    assert extent(bar.xaxis.label).x1 <= drawn[0].bbox.x1
+    assert shown == [name if can_draw(name) else f"source {n}" for n, name in enumerate(names, start=1)]
+
+
+def test_sources_in_tables_below_each_other_are_all_there(drawn: list[Figure], tmp_path: Path) -> None:
+    flow = {f"s{n}": {"read": 100 + n, "steps": [[f"only in {n}", n]], "kept": 100} for n in range(13)}
+    draw_flow(flow, tmp_path / "flow.png")
+    tables = drawn[0].axes[:-1]
+    assert [len(ax.get_xticklabels()) for ax in tables] == [5, 5, 3]
+    assert [text.get_text() for text in tables[2].get_yticklabels()][1:-1] == [f"only in {n}" for n in (12, 11, 10)]
+    reads = [text.get_text() for ax in tables for text in ax.texts if text.get_position()[1] == 0.5]
+    assert reads == [str(100 + n) for n in range(13)]
 
 
 def test_a_tibetan_name_breaks_between_syllables_only(drawn: list[Figure], tmp_path: Path) -> None:

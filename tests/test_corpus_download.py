@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -22,7 +23,8 @@ from huggingface_hub import constants
 
 from langadapt.corpus.download import download, download_sources, recorded_commits
 from langadapt.errors import UserError
-from langadapt.recipe.preprocess import Download
+from langadapt.recipe.preprocess import Download, PreprocessSettings
+from langadapt.recipe.settings import load_settings
 
 REPO = "lab/texts"
 COMMIT, NEXT_COMMIT = "1" * 40, "2" * 40
@@ -434,3 +436,16 @@ def test_other_ways_to_fail(
     assert stored(tmp_path / "texts") == {}
     with pytest.raises(UserError, match="names nothing to download"):
         download_sources(SimpleNamespace(download=[], data_dir="-"))
+
+
+def test_two_downloads_into_one_folder_are_refused() -> None:
+    def load(*folders: str) -> PreprocessSettings:
+        items = [{"repo_id": f"lab/{n}", "repo_type": "dataset", "local_dir": f} for n, f in enumerate(folders)]
+        overrides = ["data_dir=data", f"download={json.dumps(items)}"]
+        return load_settings(PreprocessSettings, REPOSITORY / "configs/quickstart/preprocess.yaml", overrides)
+
+    for one, other in (("{data_dir}/x", "{data_dir}/x"), ("{data_dir}/x", "data/y/../x/"), ("data/x", "./data/x")):
+        with pytest.raises(UserError, match=rf"download\.2 has the local_dir of download\.0, {re.escape(other)};"):
+            load(one, "elsewhere", other)
+    settings = load("{data_dir}/x", "{data_dir}/x/y", "{data_dir}")
+    assert [str(item.folder(settings.data_dir)) for item in settings.download] == ["data/x", "data/x/y", "data"]

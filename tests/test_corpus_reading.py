@@ -132,7 +132,7 @@ def test_parquet_is_read_as_pandas_reads_it(tmp_path: Path) -> None:
         if isinstance(text, str):
             assert (row.key, row.texts) == (str(key), {"en": text})
         else:
-            assert row == Dropped(key + 1, "blank in at least one language", "")
+            assert row == Dropped(key + 1, "blank in every language", "")
 
 
 BROKEN = {
@@ -319,7 +319,7 @@ def test_hugging_face_data_sets_are_read_from_folders(tmp_path: Path) -> None:
     for name, split in (("files", "train"), ("saved", "train"), ("splits", "dev")):
         rows = read(tmp_path, dataset={"name": name, "split": split}, **BO_ZH)
         assert [(row.number, row.key, row.texts["zh"]) for row in rows[:4]] == expected
-        assert [row.reason for row in rows[4:]] == ["blank in at least one language"] * (name == "files")
+        assert [row.texts for row in rows[4:]] == [{"bo": "", "zh": "x"}] * (name == "files")
 
 
 @pytest.mark.usefixtures("hub_cache")

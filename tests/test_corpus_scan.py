@@ -99,8 +99,9 @@ def test_clusters_equal_brute_force() -> None:
     settings = DeduplicationSettings(near=0.7, shingle=3)
     block = TextBlock(texts)
     keys = bands(block.units, settings)
+    shares: list[float] = []
     clusters, report = find_clusters(
-        sequences(block.units), lambda b: keys[b], lambda numbers: [texts[k] for k in numbers], settings
+        sequences(block.units), lambda b: keys[b], lambda numbers: [texts[k] for k in numbers], settings, shares.append
     )
 
     def grams(text: str) -> set[tuple[str, ...]]:
@@ -118,6 +119,7 @@ def test_clusters_equal_brute_force() -> None:
     assert report["equal"] > 0
     assert report["near"] > 0
     assert report["candidates refuted"] >= 0
+    assert 0 < sum(shares) <= 1
     assert similarity(np.array([1, 2, 3]), np.array([2, 3, 4])) == 0.5
 
 
@@ -156,8 +158,8 @@ def recipe(tmp_path: Path, tiny_model: Path) -> Path:
         },
         "deduplicate": {"exact": True, "near": 0.7},
         "decontaminate": ["flores.txt"],
-        "cpt": {"sources": ["pairs", "mono"], "count": 1000},
-        "sft": [{"source": "pairs", "task": "translation", "direction": "en-bo", "count": 1000}],
+        "cpt": {"count": 1000, "parts": [{"source": "pairs"}, {"source": "mono"}]},
+        "sft": {"parts": [{"source": "pairs", "task": "translation", "direction": "en-bo", "count": 1000}]},
         "prompts": {"en-bo": ["Translate: {text}"]},
     }
     path = tmp_path / "recipe.yaml"

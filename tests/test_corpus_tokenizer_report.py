@@ -14,9 +14,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from langadapt.corpus import tokenizer_report
-from langadapt.corpus.tokenizer_report import draw_tokenizers, main, measure_tokenizers, tokenizer_table
+from langadapt.corpus.tokenizer_report import (
+    draw_tokenizers,
+    main,
+    measure_tokenizers,
+    open_tokenizers,
+    tokenizer_table,
+)
 from langadapt.errors import UserError
 from langadapt.models import load_tokenizer
+from langadapt.recipe.preprocess import PreprocessSettings
+from langadapt.recipe.settings import load_settings
 
 TEXTS = {"bo": TIBETAN, "zh": CHINESE, "en": ENGLISH}
 
@@ -171,6 +179,24 @@ def test_command(
     ):
         with pytest.raises(UserError, match=problem):
             run(text)
+
+
+def test_the_recipes_own_tokenizer_comes_first(tiny_model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    load_tokenizer(str(tiny_model)).save_pretrained(other)
+
+    def settings(*names: Path) -> PreprocessSettings:
+        given = [f"tokenizer={tiny_model}", f"tokenizer_report={json.dumps([str(name) for name in names])}"]
+        return load_settings(PreprocessSettings, REPOSITORY / "configs/quickstart/preprocess.yaml", given)
+
+    own = load_tokenizer(str(tiny_model))
+    assert list(open_tokenizers(settings(other), own)) == [tiny_model.name, "other"]
+    assert open_tokenizers(settings(), own) == {tiny_model.name: own}
+    with pytest.raises(UserError, match="missing: no such"):
+        open_tokenizers(settings(tmp_path / "missing"), own)
+    for names in ([other, other], [tiny_model]):
+        with pytest.raises(UserError, match=f"tokenizer_report names '{names[0]}' once more"):
+            settings(*names)
 
 
 def test_the_published_fertility_of_qwen() -> None:

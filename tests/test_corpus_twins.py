@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import pytest
 
 from langadapt.corpus.drawing import Draw, cut_to_share, held_out_counts
-from langadapt.corpus.pools import Candidate, Pool
+from langadapt.corpus.mixing import Budget
+from langadapt.corpus.pools import Pool
+from langadapt.corpus.records import Candidate
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
+from langadapt.files.records import Record
 from langadapt.recipe.preprocess import HeldOutSize
 
 LONG = "the quick brown fox jumps over the lazy dog while nine old men watch from a small green hill"
@@ -54,7 +60,14 @@ def test_templates_leave_the_content() -> None:
 
 
 def pool(name: str, candidates: list[Candidate], *, translates: bool = True, wanted: int = 100) -> Pool:
-    return Pool(name, len(candidates), wanted, 1.0, translates, 1, lambda numbers: [candidates[k] for k in numbers])
+    def read(numbers: np.ndarray) -> list[Candidate]:
+        return [candidates[k] for k in numbers]
+
+    return Pool(name, len(candidates), 0, read, seed=1, translates=translates, budget=Budget(wanted))
+
+
+def no_tokens(records: Sequence[Record]) -> list[int]:
+    raise AssertionError("budgets in records need no tokenizer")
 
 
 def candidate(name: str, *texts: str, prompt: str = "") -> Candidate:
@@ -65,7 +78,7 @@ def test_a_cluster_reaches_the_translations_of_twins() -> None:
     """Held out: a text A. The pair A = B makes B a translation of it; B = C, from elsewhere, must not be trained on."""
     cpt = pool("cpt", [candidate("held", LONG)] * 20, translates=False)
     pairs = [candidate("pair", LONG, "译文甲"), candidate("other", "译文甲", "another wording"), candidate("far", "x")]
-    draw = Draw(cpt, [pool("pairs", pairs)], HeldOutSize(cpt=1, sft=1))
+    draw = Draw([cpt], [pool("pairs", pairs)], HeldOutSize(cpt=1, sft=1), measure=no_tokens)
     assert [record["id"] for record in draw.cpt_test] == ["held"]
     assert [record["id"] for record in draw.training(pool("pairs", pairs))] == ["far"]
 
@@ -79,18 +92,18 @@ def test_held_out_text_quoted_in_a_prompt_is_found() -> None:
 
 def test_test_shares_are_proportional_and_within_limits() -> None:
     def sized(size: int, wanted: int) -> Pool:
-        return Pool("p", size, wanted, 1.0, True, 1, candidate)  # type: ignore[arg-type]
+        return Pool("p", size, 0, no_tokens, seed=1, budget=Budget(wanted))  # type: ignore[arg-type]
 
-    assert held_out_counts([sized(10_000, 8000), sized(10_000, 2000)], HeldOutSize(sft=100)) == [80, 20]
-    assert held_out_counts([sized(100, 100), sized(100_000, 100)], HeldOutSize(sft=500)) == [5, 495]
-    assert held_out_counts([sized(10, 10)], HeldOutSize(sft=500)) == [0]
+    assert held_out_counts([sized(10_000, 8000), sized(10_000, 2000)], 100, 0.05) == [80, 20]
+    assert held_out_counts([sized(100, 100), sized(100_000, 100)], 500, 0.05) == [5, 495]
+    assert held_out_counts([sized(10, 10)], 500, 0.05) == [0]
 
 
 def test_only_capped_parts_are_cut() -> None:
-    parts = {"a": [{}] * 80, "b": [{}] * 80}
+    parts = {"a": list(range(80)), "b": list(range(80))}
     assert cut_to_share(parts, {"b": 0.2}) == {"a": 0, "b": 60}
     assert len(parts["b"]) == 20
-    parts = {"a": [{}] * 60, "b": [{}] * 30, "c": [{}] * 30}
+    parts = {"a": list(range(60)), "b": list(range(30)), "c": list(range(30))}
     cut_to_share(parts, {"b": 0.2, "c": 0.1})
     total = sum(map(len, parts.values()))
     assert len(parts["b"]) <= 0.2 * total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,11 @@ def test_the_default_recipe_is_the_published_one() -> None:
         assert settings.bf16
         assert settings.lr_scheduler_type == "cosine"
     data = load_settings(PreprocessSettings, recipe / "preprocess.yaml")
-    tibetan = sum(part.count for part in data.sft if part.languages[1] == "bo")
-    assert (data.cpt.count, tibetan, sum(part.count for part in data.sft)) == (200_000, 40_000, 50_000)
+    counts = Counter()
+    for part in data.sft.parts:
+        counts[part.direction] += part.count
+    assert data.cpt.count == 200_000
+    assert counts == {"bo-bo": 16_000, "zh-bo": 16_000, "en-bo": 8_000, "zh-zh": 10_000}
 
 
 @pytest.mark.parametrize("code", sorted(path.stem for path in PROFILES.glob("*.yaml")))
@@ -120,10 +124,12 @@ def test_broken_settings_are_named(tmp_path: Path, text: str, expected: list[str
 
 def test_overrides_reach_into_lists_and_mappings(tmp_path: Path) -> None:
     path = CONFIGS / "quickstart/preprocess.yaml"
-    settings = load_settings(PreprocessSettings, path, ["sft.0.count=7", "test.cpt=3", "sources.cute.files.bo=x.txt"])
-    assert (settings.sft[0].count, settings.test.cpt) == (7, 3)
+    settings = load_settings(
+        PreprocessSettings, path, ["sft.parts.0.count=7", "test.cpt=3", "sources.cute.files.bo=x.txt"]
+    )
+    assert (settings.sft.parts[0].count, settings.test.cpt) == (7, 3)
     assert settings.sources["cute"].files["bo"] == "x.txt"
-    for wrong in ("seed", "--seed=1", "sft.99.count=1", "seed.x=1"):
+    for wrong in ("seed", "--seed=1", "sft.parts.99.count=1", "seed.x=1"):
         with pytest.raises(UserError, match="command line"):
             load_settings(PreprocessSettings, path, [wrong])
 
@@ -138,7 +144,7 @@ def test_a_misspelt_key_of_a_source_gets_the_keys_of_its_own_layout(tmp_path: Pa
     with pytest.raises(UserError) as caught:
         load_settings(PreprocessSettings, tmp_path / "x.yaml")
     assert f"line {line}: unknown key `sources.mix.langauges`. Did you mean `languages`?" in str(caught.value)
-    assert "unknown key `sft.0.n`" in str(caught.value)
+    assert "unknown key `sft.parts.0.n`" in str(caught.value)
 
 
 def test_contradictions_are_all_reported() -> None:
@@ -146,7 +152,11 @@ def test_contradictions_are_all_reported() -> None:
         load_settings(
             PreprocessSettings,
             CONFIGS / "quickstart/preprocess.yaml",
-            ["cpt.sources=[mix,nowhere]", "sft.2.direction=fr-bo", "prompts.en-bo=[none]"],
+            [
+                "cpt.parts=[{source: mix},{source: nowhere}]",
+                "sft.parts.2.direction=fr-bo",
+                "prompts.en-bo=[none]",
+            ],
         )
-    for part in ("'mix', whose layout", "'nowhere'", "has no fr", "'none' lacks {text}"):
+    for part in ("the layout of 'mix'", "'nowhere'", "has no fr", "'none' lacks {text}"):
         assert part in str(caught.value)

@@ -12,6 +12,7 @@ import numpy as np
 import regex
 import seaborn
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
@@ -19,19 +20,37 @@ from langadapt.figures import MISSING, color_of, label, new_figure, note, save_f
 
 _LEAST_SHARE = 1e-4  # where the colour scale begins
 _HEADING = 18  # characters in a line of a column's heading
+_ABREAST = 6  # columns, as wide as a page can show and still be read
 
 
 def draw_flow(flow: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
     """Draw a table of what each step dropped from each source, coloured by the share of the records read.
 
     ``flow`` is ``{source: {"read": n, "steps": [(name, dropped), ...], "kept": n}}``. A step that made more records of
-    fewer has dropped less than 0. Numbers, and not the areas of a flow diagram, because losses of a thousandth matter.
+    fewer has dropped less than 0. More than six sources stand in tables below each other, each with its own steps.
+    Numbers, and not the areas of a flow diagram, because losses of a thousandth matter.
     """
-    steps = _in_order([name for name, _ in counts["steps"]] for counts in flow.values())
+    columns = [(label(name, f"source {n}"), counts) for n, (name, counts) in enumerate(flow.items(), start=1)]
+    width = math.ceil(len(columns) / math.ceil(len(columns) / _ABREAST))
+    tables = [columns[k : k + width] for k in range(0, len(columns), width)]
+    steps = [_in_order([name for name, _ in counts["steps"]] for _, counts in table) for table in tables]
+    heights = [0.9 + 0.3 * (len(names) + 2) for names in steps]
+    figure, axes = new_figure(len(tables), width=3.6 + 1.75 * width, height=1.2 + sum(heights), height_ratios=heights)
+    for ax, table, names in zip(axes, tables, steps, strict=True):
+        image = _draw_table(ax, table, names)
+        ax.set_xlim(0, width)  # the last table may have fewer columns, but none that are wider
+    bar = figure.colorbar(image, ax=axes, location="bottom", aspect=40, shrink=min(1, 4 / width), pad=0.02)
+    bar.set_label("dropped, of the records read\n(log scale)", fontsize=8)
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    bar.ax.tick_params(labelsize=8)
+    note(figure, "Records, from top to bottom in the order of the steps. –: no such step for this source.")
+    save_figure(figure, path)
+
+
+def _draw_table(ax: Axes, columns: Sequence[tuple[str, Mapping[str, Any]]], steps: Sequence[str]) -> QuadMesh:
     rows = ["read", *steps, "kept"]
-    shares = np.full((len(rows), len(flow)), np.nan)
-    figure, (ax,) = new_figure(width=3.6 + 1.75 * len(flow), height=2.1 + 0.3 * len(rows))
-    for column, counts in enumerate(flow.values()):
+    shares = np.full((len(rows), len(columns)), np.nan)
+    for column, (_, counts) in enumerate(columns):
         dropped = dict(counts["steps"])
         _write(ax, column, 0, f"{counts['read']:,}", weight="bold")
         for row, name in enumerate(steps, start=1):
@@ -46,13 +65,8 @@ def draw_flow(flow: Mapping[str, Mapping[str, Any]], path: str | Path) -> None:
         _write(ax, column, len(rows) - 1, f"{counts['kept']:,}  ({_percent(share)})", weight="bold")
     colors = seaborn.light_palette(color_of(1), as_cmap=True)
     image = ax.pcolormesh(shares, cmap=colors, norm=LogNorm(_LEAST_SHARE, 1), edgecolors="white", linewidth=1.5)
-    _frame(ax, [_wrapped(label(name, f"source {n}")) for n, name in enumerate(flow, start=1)], rows)
-    bar = figure.colorbar(image, ax=ax, location="bottom", aspect=40, shrink=min(1, 4 / len(flow)), pad=0.02)
-    bar.set_label("dropped, of the records read (log scale)", fontsize=8)
-    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
-    bar.ax.tick_params(labelsize=8)
-    note(figure, "Records, from top to bottom in the order of the steps. –: no such step for this source.")
-    save_figure(figure, path)
+    _frame(ax, [_wrapped(name) for name, _ in columns], rows)
+    return image
 
 
 def draw_lengths(
@@ -113,10 +127,9 @@ def _frame(ax: Axes, columns: Sequence[str], rows: Sequence[str]) -> None:
     """Name the columns above and the rows at the left of a table, the first row on top."""
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
-    ax.set_xlim(0, len(columns))
     ax.set_ylim(len(rows), 0)
     for line in (1, len(rows) - 1):
-        ax.axhline(line, color=MISSING, linewidth=1)
+        ax.plot([0, len(columns)], [line, line], color=MISSING, linewidth=1)
     ax.set_yticks([row + 0.5 for row in range(len(rows))], rows, fontsize=9)
     ax.set_xticks([column + 0.5 for column in range(len(columns))], columns, fontsize=9)
     ax.tick_params(length=0, bottom=False, labelbottom=False, labeltop=True)

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from langadapt.corpus.pools import comparable_texts
+from langadapt.corpus.progress import Advance, Progress
 from langadapt.corpus.reading import Bad
 from langadapt.corpus.reading.containers import iter_records
+from langadapt.corpus.records import comparable_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.errors import UserError, run_command
@@ -40,18 +39,26 @@ def main() -> None:
         check_vouched(arguments.folder / name)
     templates = Templates.of(report["templates"])
     test_sets = read_test_sets(arguments.against)
-    for what, count in prove_disjoint(arguments.folder, report["name"], templates, test_sets).items():
+    with Progress({"checking": 1}) as progress, progress.phase("checking") as advance:
+        proof = prove_disjoint(arguments.folder, report, templates, test_sets, advance)
+    for what, count in proof.items():
         print(f"{count:>9,} {what}")
 
 
 def prove_disjoint(
-    folder: Path, name: str, templates: Templates, test_sets: Sequence[tuple[str, str]] = ()
+    folder: Path,
+    report: Mapping[str, Any],
+    templates: Templates,
+    test_sets: Sequence[tuple[str, str]],
+    advance: Advance,
 ) -> dict[str, Any]:
     """Read the written files and look for held-out text, and that of other test sets, in the training files.
 
-    Returns what was compared. Raises `UserError` naming both records if any training record is a twin of a held-out
-    one: nothing of such a dataset must be used.
+    Of the data report only the name and the counts of records are used. Returns what was compared. Raises `UserError`
+    naming both records if any training record is a twin of a held-out one: nothing of such a dataset must be used.
     """
+    name = report["name"]
+    to_compare = sum(report["files"][f"{name}_{part}.json"]["records"] for part in TRAINING) or 1
     index = TwinIndex()
     index.add_all(test_sets)
     held_out = 0
@@ -67,7 +74,6 @@ def prove_disjoint(
             held_out += len(records)
     compared = 0
     for part in TRAINING:
-        progress = tqdm(desc=f"checking {part}", unit="record", disable=None)
         for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
             texts = [
                 [*comparable_texts(record, templates), user_turn(record) if "instruction" in record else ""]
@@ -82,8 +88,7 @@ def prove_disjoint(
                         "stage 1 again; if it ends here too, please report it with the settings and both records."
                     )
             compared += len(records)
-            progress.update(len(records))
-        progress.close()
+            advance(len(records) / to_compare)
     return {
         "held-out records": held_out,
         "texts of other test sets": len(test_sets),

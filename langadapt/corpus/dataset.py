@@ -1,86 +1,157 @@
-"""The files of stage 1 with what is in each."""
+"""The files of stage 1 with what is in each. Records wait on disk until it is known which are used, in which order."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
+import itertools
+import json
+import os
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from langadapt.corpus.drawing import Draw, cut_to_share, shuffled
-from langadapt.corpus.lengths import cutoff_suffix, fitting
+from langadapt.corpus.drawing import Draw, cut_to_share
+from langadapt.corpus.lengths import cutoff_suffix, excess
 from langadapt.corpus.pools import Pool
-from langadapt.files import sha256_of, write_json_array
+from langadapt.corpus.progress import Advance
+from langadapt.files import atomic_path, sha256_of
 from langadapt.files.records import Record
 from langadapt.recipe.preprocess import PreprocessSettings
+
+_AT_ONCE = 256  # records given to the tokenizer together
+
+Parts = dict[str, list[int]]  # by part of the mixture: numbers of records in a spool
 
 
 def write_dataset(
     folder: Path,
     settings: PreprocessSettings,
     draw: Draw,
-    cpt: Pool,
-    sft: list[Pool],
+    mixtures: Mapping[str, Sequence[Pool]],
     tokenizer: PreTrainedTokenizerBase,
+    work: Path,
+    advance: Advance,
 ) -> dict[str, Any]:
-    """Draw the training sets and write every data file of stage 1 into ``folder``.
+    """Draw the training sets and write every data file of stage 1 into ``folder``, with ``work`` for what has to wait.
 
-    Returns the report: counts of each draw, what the token limit and the share limits cost, and each file's content.
+    ``mixtures`` holds the pools of cpt and sft. Returns the report: counts of each draw, what the token limit and the
+    share limits cost, and each file's content.
     """
-    prefix, cutoff = settings.name, settings.cutoff_len
-    filtered = f"filtered_{cutoff_suffix(cutoff)}"
+    filtered = f"filtered_{cutoff_suffix(settings.cutoff_len)}"
+    held_out = {"cpt": draw.cpt_test, "sft": draw.sft_test}
     files: dict[str, Any] = {}
-    longer: dict[str, int] = {}
+    longer: dict[str, Any] = {}
+    cut: dict[str, dict[str, int]] = {}
+    whole = sum(_cost(pool) for pools in mixtures.values() for pool in pools) or 1
+    for kind, pools in mixtures.items():
+        tests = Spool(work / f"{kind}_test.jsonl")
+        test = tests.add(held_out[kind], tokenizer, settings.cutoff_len)
+        short = tests.short(test)
+        files |= tests.write(folder / f"{settings.name}_{kind}_test.json", test)
+        files |= tests.write(folder / f"{settings.name}_{kind}_test_{filtered}.json", short)
+        longer[f"{kind}_test_{filtered}"] = len(test) - len(short)
 
-    def write(name: str, records: Iterable[Record]) -> None:
-        files[f"{prefix}_{name}.json"] = _write_counted(folder / f"{prefix}_{name}.json", records)
-
-    def within(records: list[Record]) -> tuple[list[Record], int]:
-        fits = fitting(tokenizer, records, cutoff)
-        return [record for record, fit in zip(records, fits, strict=True) if fit], fits.count(False)
-
-    write("cpt_final", tqdm(draw.training(cpt), desc="cpt", total=min(cpt.wanted, cpt.size), unit="text", disable=None))
-    for name, records in (("cpt_test", draw.cpt_test), ("sft_test", draw.sft_test)):
-        kept, longer[f"{name}_{filtered}"] = within(records)
-        write(name, records)
-        write(f"{name}_{filtered}", kept)
-
-    parts = {pool.name: list(draw.training(pool)) for pool in tqdm(sft, desc="sft", unit="part", disable=None)}
-    shares = {pool.name: pool.max_share for pool in sft if pool.max_share < 1}
-    cut = {"sft_final": cut_to_share(parts, shares)}
-    write("sft_final", shuffled(parts, settings.seed))
-    short: dict[str, list[Record]] = {}
-    too_long: dict[str, int] = {}
-    for name, records in tqdm(parts.items(), desc="token lengths", unit="part", disable=None):
-        short[name], too_long[name] = within(records)
-    cut[f"sft_{filtered}"] = cut_to_share(short, shares)
-    longer[f"sft_{filtered}"] = sum(too_long.values())
-    write(f"sft_{filtered}", shuffled(short, settings.seed))
+        spool = Spool(work / f"{kind}_final.jsonl")
+        cutoff = settings.cutoff_len if kind == "sft" else None  # documents are cut and packed in training
+        shares = {pool.name: pool.max_share for pool in pools if pool.max_share < 1}
+        parts: Parts = {}
+        for pool in pools:
+            records = _reported(draw.training(pool), advance, _cost(pool) / whole / max(1, pool.budget.amount))
+            parts[pool.name] = spool.add(records, tokenizer, cutoff)
+        cut[f"{kind}_final"] = cut_to_share(parts, shares)
+        files |= spool.write(folder / f"{settings.name}_{kind}_final.json", _shuffled(parts, settings.seed))
+        if cutoff is not None:
+            fitting = {name: spool.short(numbers) for name, numbers in parts.items()}
+            longer["by part"] = {name: len(parts[name]) - len(fitting[name]) for name in parts}
+            longer[f"{kind}_{filtered}"] = sum(longer["by part"].values())
+            cut[f"{kind}_{filtered}"] = cut_to_share(fitting, shares)
+            files |= spool.write(folder / f"{settings.name}_{kind}_{filtered}.json", _shuffled(fitting, settings.seed))
     return {
         "draws": draw.report,
         "held out": draw.held_out_report,
-        "longer than cutoff_len": {**longer, "by part": too_long},
+        "longer than cutoff_len": longer,
         "cut to max_share": {name: {k: n for k, n in lost.items() if n} for name, lost in cut.items()},
         "files": files,
     }
 
 
-def _write_counted(path: Path, records: Iterable[Record]) -> dict[str, Any]:
-    parts: Counter[str] = Counter()
+class Spool:
+    """Records on disk by number, at 8 bytes of memory each; written anew by every run."""
 
-    def counted() -> Iterator[Record]:
-        for record in records:
-            direction = record.get("language") or f"{record['source_lang']}-{record['target_lang']}"
-            parts[f"{record['source']} {record['task']} {direction}"] += 1
-            yield record
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offsets = [0]
+        self._parts: list[str] = []
+        self._long: set[int] = set()
+        path.write_bytes(b"")
 
-    count = write_json_array(path, counted())
-    return {
-        "records": count,
-        "by part": dict(sorted(parts.items())),
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-    }
+    def add(self, records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, cutoff: int | None) -> list[int]:
+        """Add records and return their numbers; those that take more tokens than ``cutoff`` are noted."""
+        first = len(self._parts)
+        with open(self._path, "ab") as handle:
+            for batch in _batched(records):
+                if cutoff is not None:
+                    lengths = excess(tokenizer, batch, cutoff)
+                    self._long |= {len(self._parts) + k for k, tokens in enumerate(lengths) if tokens}
+                for record in batch:
+                    line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
+                    handle.write(line)
+                    self._offsets.append(self._offsets[-1] + len(line))
+                    direction = record.get("language") or f"{record['source_lang']}-{record['target_lang']}"
+                    self._parts.append(sys.intern(f"{record['source']} {record['task']} {direction}"))
+        return list(range(first, len(self._parts)))
+
+    def short(self, numbers: Iterable[int]) -> list[int]:
+        """Return the numbers of records that are not longer than the cutoff."""
+        return [number for number in numbers if number not in self._long]
+
+    def write(self, target: Path, numbers: Sequence[int]) -> dict[str, Any]:
+        """Write some records as a JSON array, one a line, atomically; return what is in the file, by its name."""
+        by_part: dict[str, int] = {}
+        with (
+            atomic_path(target) as temporary,
+            open(temporary, "wb") as output,
+            open(self._path, "rb") as handle,
+        ):
+            output.write(b"[")
+            for position, number in enumerate(numbers):
+                start, stop = self._offsets[number], self._offsets[number + 1]
+                output.write(b",\n" if position else b"\n")
+                output.write(os.pread(handle.fileno(), stop - start, start))
+                by_part[self._parts[number]] = by_part.get(self._parts[number], 0) + 1
+            output.write(b"\n]\n")
+        described = {
+            "records": len(numbers),
+            "by part": dict(sorted(by_part.items())),
+            "bytes": target.stat().st_size,
+            "sha256": sha256_of(target),
+        }
+        return {target.name: described}
+
+
+def _batched(records: Iterable[Record]) -> Iterator[list[Record]]:
+    iterator = iter(records)
+    while batch := list(itertools.islice(iterator, _AT_ONCE)):
+        yield batch
+
+
+def _reported(records: Iterable[Record], advance: Advance, share: float) -> Iterator[Record]:
+    for record in records:
+        advance(share)
+        yield record
+
+
+def _shuffled(parts: Parts, seed: int) -> list[int]:
+    """Return the numbers of all parts in one order that the seed decides."""
+    numbers = [number for part in parts.values() for number in part]
+    random.Random(seed).shuffle(numbers)
+    return numbers
+
+
+def _cost(pool: Pool) -> float:
+    """Return about how many bytes of a pool will be read."""
+    share = 1.0 if pool.budget.unit == "tokens" else min(1.0, pool.budget.amount / max(1, pool.size))
+    return pool.bytes * share

@@ -35,7 +35,7 @@ def download_sources(settings: PreprocessSettings) -> None:
             "this recipe names nothing to download; its sources are local. Set `data_dir` and leave --download out."
         )
     for item in settings.download:
-        download(item, local_dir(item, settings))
+        download(item, item.folder(settings.data_dir))
 
 
 def download(item: Download, folder: Path, waits: Sequence[float] = RETRY_WAITS) -> str:
@@ -74,13 +74,8 @@ def download(item: Download, folder: Path, waits: Sequence[float] = RETRY_WAITS)
 
 def recorded_commits(settings: PreprocessSettings) -> dict[str, str]:
     """Return the commit of each download that is whole on this disk, by repository."""
-    records = {item.repo_id: _read_record(item, local_dir(item, settings)) for item in settings.download}
+    records = {item.repo_id: _read_record(item, item.folder(settings.data_dir)) for item in settings.download}
     return {repo_id: record["commit"] for repo_id, record in records.items() if record}
-
-
-def local_dir(item: Download, settings: PreprocessSettings) -> Path:
-    """Return the folder a download goes to."""
-    return Path(item.local_dir.replace("{data_dir}", settings.data_dir))
 
 
 def digest_of(path: Path, kind: str) -> str:

@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from langadapt.corpus.pools import Candidate, Pool
+from langadapt.corpus.mixing import share_out
+from langadapt.corpus.pools import Pool
+from langadapt.corpus.records import Candidate
 from langadapt.corpus.twins import TwinIndex
 from langadapt.files.records import Record
 from langadapt.recipe.preprocess import HeldOutSize
 
 Report = dict[str, Any]
+Measure = Callable[[Sequence[Record]], list[int]]  # how many tokens each record takes
 
 TRAIN = "train"
+HELD_OUT = "held out"
 TWIN = "left out as twins or translations of held-out text"
 TEST_SET = "left out as text of the test sets to decontaminate"
-_LEFT_OUT = (TWIN, TEST_SET)
+
+
+class Examined(NamedTuple):
+    """A candidate, what becomes of it, what it takes of the budget, and in which turn through the pool, from 0."""
+
+    candidate: Candidate
+    fate: str
+    cost: int
+    turn: int
 
 
 class Draw:
@@ -28,77 +39,91 @@ class Draw:
     A held-out record takes its cluster out of training: texts that equal it or nearly do in any source and language,
     texts that share most of their runs with it, the translations it has in its source, and the translations that its
     twins have among the text pairs of the mixture. So do ``test_sets`` from elsewhere, texts by the name that reports
-    give them. The same seed and sources give the same draw.
+    give them. ``measure`` is asked where a budget is in tokens. The same seed and sources give the same draw.
     """
 
     def __init__(
-        self, cpt: Pool, sft: Sequence[Pool], size: HeldOutSize, test_sets: Sequence[tuple[str, str]] = ()
+        self,
+        cpt: Sequence[Pool],
+        sft: Sequence[Pool],
+        size: HeldOutSize,
+        measure: Measure,
+        test_sets: Sequence[tuple[str, str]] = (),
     ) -> None:
+        self._measure = measure
         self._index = TwinIndex()
         self._index.add_all(test_sets)
         self._elsewhere = {name for name, _ in test_sets}
         self._clusters: set[int] = set()
-        self._held_out: dict[str, set[str]] = {}
-        self.cpt_test = self._hold_out([cpt], [min(size.cpt, math.floor(size.max_share * cpt.size))])
-        self.sft_test = self._hold_out(sft, held_out_counts(sft, size))
+        self._held_out: dict[str, set[str]] = {pool.name: set() for pool in (*cpt, *sft)}
+        self.cpt_test = self._hold_out([pool for pool in cpt if pool.held_out], size.cpt, size.max_share)
+        self.sft_test = self._hold_out(sft, size.sft, size.max_share)
         self.report: dict[str, Report] = {}
         self.held_out_report = {
             "cpt": {"wanted": size.cpt, "held out": len(self.cpt_test)},
             "sft": {"wanted": size.sft, "held out": len(self.sft_test)},
         }
-        self._close_clusters([pool for pool in sft if pool.translates])
+        self._block_twins_of_held_out([pool for pool in sft if pool.translates])
 
-    def _hold_out(self, pools: Sequence[Pool], counts: Sequence[int]) -> list[Record]:
+    def _hold_out(self, pools: Sequence[Pool], wanted: int, max_share: float) -> list[Record]:
         chosen: list[Record] = []
         within = TwinIndex()
-        for pool, count in zip(pools, counts, strict=True):
-            mine: set[str] = set()
+        clusters: set[int] = set()
+        for pool, count in zip(pools, held_out_counts(pools, wanted, max_share), strict=True):
+            mine = self._held_out[pool.name]
             for candidate in itertools.chain.from_iterable(pool.batches()) if count else ():
-                if candidate.problem is not None:
-                    continue
-                # Two twins in one test set would count the same text twice.
-                if within.find(candidate.texts) is None:
+                # Two twins in one test set would count the same text twice; segments of one document are alike.
+                if (
+                    candidate.problem is None
+                    and clusters.isdisjoint(candidate.clusters)
+                    and within.find(candidate.texts) is None
+                ):
                     within.add(candidate.record["id"], candidate.texts)
+                    clusters |= set(candidate.clusters)
                     self._index.add(candidate.record["id"], candidate.texts)
                     self._clusters |= set(candidate.clusters)
                     chosen.append(candidate.record)
                     mine.add(candidate.record["id"])
                     if len(mine) == count:
                         break
-            self._held_out[pool.name] = mine
         return chosen
 
-    def _close_clusters(self, pools: Sequence[Pool]) -> None:
-        """Add the translations of every text pair that is a twin, until that makes no other pair a twin."""
-        added: set[str] = set()
-        growing = True
-        while growing:
-            growing = False
-            for pool in pools:
-                for candidate, fate in self._examine(pool):
-                    if fate in _LEFT_OUT and candidate.record["id"] not in added:
-                        added.add(candidate.record["id"])
-                        self._index.add(candidate.record["id"], candidate.texts)
-                        self._clusters |= set(candidate.clusters)
-                        growing = True
+    def _block_twins_of_held_out(self, pools: Sequence[Pool]) -> None:
+        """Take out with every text pair that is a twin of held-out text its translation, wherever else that stands."""
+        examined = (self._until_enough(pool, turns=1) for pool in pools)
+        twins = [one.candidate for one in itertools.chain.from_iterable(examined) if one.fate in (TWIN, TEST_SET)]
+        for candidate in twins:
+            self._clusters |= set(candidate.clusters)
+        self._index.add_all([(candidate.record["id"], text) for candidate in twins for text in candidate.texts])
 
-    def _examine(self, pool: Pool) -> Iterator[tuple[Candidate, str]]:
-        """Yield candidates that are not held out with what becomes of them, until enough are to be trained on."""
-        free = 0
-        for batch in pool.batches():
-            if free == pool.wanted:
-                return
-            rest = [candidate for candidate in batch if candidate.record["id"] not in self._held_out[pool.name]]
-            texts = [[*candidate.texts, candidate.prompt] for candidate in rest]
-            owners = iter(self._index.find_all([text for some in texts for text in some]))
-            for candidate, some in zip(rest, texts, strict=True):
-                found = [owner for owner in itertools.islice(owners, len(some)) if owner is not None]
-                if free < pool.wanted:
-                    fate = self._fate(candidate, found)
-                    free += fate == TRAIN
-                    yield candidate, fate
+    def _until_enough(self, pool: Pool, turns: int) -> Iterator[Examined]:
+        """Yield candidates until the pool's budget is spent.
 
-    def _fate(self, candidate: Candidate, owners: list[str]) -> str:
+        From the second turn on only what is to be trained on comes again.
+        """
+        left = pool.budget.amount
+        for turn in range(turns):
+            for batch in pool.batches():
+                if left <= 0:
+                    return
+                fates = self._fates(pool, batch)
+                records = [c.record for c, fate in zip(batch, fates, strict=True) if fate == TRAIN]
+                costs = iter(self._measure(records) if pool.budget.unit == "tokens" else [1] * len(records))
+                for candidate, fate in zip(batch, fates, strict=True):
+                    if left > 0 and (turn == 0 or fate == TRAIN):
+                        cost = next(costs) if fate == TRAIN else 0
+                        left -= cost
+                        yield Examined(candidate, fate, cost, turn)
+
+    def _fates(self, pool: Pool, batch: Sequence[Candidate]) -> list[str]:
+        texts = [[*candidate.texts, candidate.prompt] for candidate in batch]
+        owners = iter(self._index.find_all([text for some in texts for text in some]))
+        found = [[owner for owner in itertools.islice(owners, len(some)) if owner is not None] for some in texts]
+        return [self._fate(pool, candidate, twins) for candidate, twins in zip(batch, found, strict=True)]
+
+    def _fate(self, pool: Pool, candidate: Candidate, owners: Sequence[str]) -> str:
+        if candidate.record["id"] in self._held_out[pool.name]:
+            return HELD_OUT
         if candidate.problem is not None:
             return candidate.problem
         if owners and self._elsewhere.issuperset(owners):
@@ -106,44 +131,50 @@ class Draw:
         return TWIN if owners or not self._clusters.isdisjoint(candidate.clusters) else TRAIN
 
     def training(self, pool: Pool) -> Iterator[Record]:
-        """Yield up to ``pool.wanted`` training records and leave the counts in ``report[pool.name]``."""
-        counts: Counter[str] = Counter()
-        for candidate, fate in self._examine(pool):
-            counts[fate] += 1
+        """Yield training records up to the pool's budget and leave the counts in ``report[pool.name]``.
+
+        A record that is used again gets the number of the time at the end of its id: ``#2``.
+        """
+        fates: Counter[str] = Counter()
+        segments = again = spent = 0
+        for candidate, fate, cost, turn in self._until_enough(pool, pool.repeats):
+            spent += cost
+            if turn:
+                again += 1
+            else:
+                fates[fate] += 1
+                segments += candidate.segment > 0
             if fate == TRAIN:
-                yield candidate.record
-        drawn = counts.pop(TRAIN, 0)
+                record = candidate.record
+                yield {**record, "id": f"{record['id']}#{turn + 1}"} if turn else record
+        drawn = fates.pop(TRAIN, 0)
+        fates.pop(HELD_OUT, 0)
         self.report[pool.name] = {
             "available": pool.size,
-            "held out": len(self._held_out[pool.name]),
-            TWIN: counts.pop(TWIN, 0),
-            TEST_SET: counts.pop(TEST_SET, 0),
-            "left out as unlike pairs": dict(counts),
-            "wanted": pool.wanted,
+            "more by cutting long pairs": segments,
+            HELD_OUT: len(self._held_out[pool.name]),
+            TWIN: fates.pop(TWIN, 0),
+            TEST_SET: fates.pop(TEST_SET, 0),
+            "left out as unlike pairs": dict(fates),
             "drawn": drawn,
-            "shortfall": pool.wanted - drawn,
+            "drawn again": again,
+            "wanted": pool.budget.amount,
+            "shortfall": max(0, pool.budget.amount - spent),
+            "unit": pool.budget.unit,
         }
 
 
-def held_out_counts(pools: Sequence[Pool], size: HeldOutSize) -> list[int]:
-    """Return how many records each pool holds out: in proportion to what it trains on, within ``size``.
+def held_out_counts(pools: Sequence[Pool], wanted: int, max_share: float) -> list[int]:
+    """Return how many records each pool holds out: in proportion to what it trains on.
 
-    No pool gives more than ``size.max_share`` of what it has. Fractions go to the largest remainders.
+    No pool gives more than ``max_share`` of what it has, nor all together more than that.
     """
-    weights = [min(pool.wanted, pool.size) for pool in pools]
-    total = min(size.sft, math.floor(size.max_share * sum(pool.size for pool in pools)))
-    exact = [total * weight / (sum(weights) or 1) for weight in weights]
-    limits = [math.floor(size.max_share * pool.size) for pool in pools]
-    counts = [min(math.floor(share), limit) for share, limit in zip(exact, limits, strict=True)]
-    by_remainder = sorted(range(len(pools)), key=lambda k: math.floor(exact[k]) - exact[k])
-    while sum(counts) < total and any(count < limit for count, limit in zip(counts, limits, strict=True)):
-        for k in by_remainder:
-            if sum(counts) < total and counts[k] < limits[k]:
-                counts[k] += 1
-    return counts
+    weights = [pool.size if pool.budget.unit == "tokens" else min(pool.budget.amount, pool.size) for pool in pools]
+    total = min(wanted, math.floor(max_share * sum(pool.size for pool in pools)))
+    return share_out(total, weights, [math.floor(max_share * pool.size) for pool in pools])
 
 
-def cut_to_share(parts: dict[str, list[Record]], max_shares: dict[str, float]) -> dict[str, int]:
+def cut_to_share(parts: dict[str, list[int]], max_shares: dict[str, float]) -> dict[str, int]:
     """Cut, in place, each part that exceeds its share of all records; return how many records each part lost.
 
     Only parts with a ``max_share`` below 1 are ever cut; the others are not touched for want of them.
@@ -160,10 +191,3 @@ def cut_to_share(parts: dict[str, list[Record]], max_shares: dict[str, float]) -
                 del parts[name][allowed:]
                 changed = True
     return lost
-
-
-def shuffled(parts: dict[str, list[Record]], seed: int) -> list[Record]:
-    """Return the records of all parts in one order that the seed decides."""
-    records = [record for part in parts.values() for record in part]
-    random.Random(seed).shuffle(records)
-    return records

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from langadapt.corpus.progress import Advance
 from langadapt.corpus.scan import BANDS, shingled, similarity
 from langadapt.recipe.cleaning import DeduplicationSettings
 from langadapt.text.blocks import Hashes
@@ -22,6 +22,7 @@ def find_clusters(
     band: Callable[[int], Hashes],
     read: Callable[[Sequence[int]], list[str]],
     settings: DeduplicationSettings,
+    advance: Advance,
 ) -> tuple[Clusters, dict[str, Any]]:
     """Return for every text the first text of its cluster, and how many were found equal and near.
 
@@ -36,7 +37,7 @@ def find_clusters(
         clusters[others] = firsts
         report["equal"] = len(others)
     if settings.near:
-        report |= _join_near(clusters, exact != 0, band, read, settings.near, settings.shingle)
+        report |= _join_near(clusters, exact != 0, band, read, settings.near, settings.shingle, advance)
     return clusters, report
 
 
@@ -47,12 +48,13 @@ def _join_near(
     read: Callable[[Sequence[int]], list[str]],
     threshold: float,
     shingle: int,
+    advance: Advance,
 ) -> dict[str, Any]:
     """Join the clusters of near texts, in place; a cluster is told by its first text."""
     members = np.flatnonzero(taking_part & (clusters == np.arange(len(clusters))))
     refuted = np.zeros(0, np.int64)  # pairs, in one number, whose similarity was found too low
     compared = joined = 0
-    for b in tqdm(range(BANDS), desc="near duplicates", unit="band", disable=None):
+    for b in range(BANDS):
         firsts, others = _neighbours(band(b)[members], members, chained=True)
         pairs = np.unique(firsts * len(clusters) + others)
         pairs = np.setdiff1d(pairs, refuted, assume_unique=True)
@@ -70,6 +72,7 @@ def _join_near(
                     joined += 1
             low = [first * len(clusters) + other for (first, other), ok in zip(some, near, strict=True) if not ok]
             refuted = np.union1d(refuted, np.array(low, np.int64))
+            advance(len(some) / max(1, len(pairs)) / BANDS)
     while (clusters[clusters] != clusters).any():
         clusters[:] = clusters[clusters]
     return {"near": joined, "candidates compared": compared, "candidates refuted": len(refuted)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -43,20 +44,22 @@ def token_lengths(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record])
     return lengths
 
 
-def fitting(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], cutoff: int) -> list[bool]:
-    """Return which records take at most ``cutoff`` tokens.
+def excess(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], cutoff: int) -> list[int]:
+    """Return how many tokens each record takes that takes more than ``cutoff``, and 0 for all others.
 
     Byte-level BPE makes no more tokens than there are bytes, so that a record of no more bytes needs no tokenizer.
     """
-    fits = [_bytes_of(tokenizer, record) <= cutoff for record in records] if bounded_by_bytes(tokenizer) else None
-    if fits is None:
-        return [length <= cutoff for length in token_lengths(tokenizer, records)]
-    rest = [k for k, fit in enumerate(fits) if not fit]
-    for k, length in zip(rest, token_lengths(tokenizer, [records[k] for k in rest]), strict=True):
-        fits[k] = length <= cutoff
-    return fits
+    unsure = list(range(len(records)))
+    if bounded_by_bytes(tokenizer):
+        unsure = [k for k in unsure if _bytes_of(tokenizer, records[k]) > cutoff]
+    found = [0] * len(records)
+    for k, length in zip(unsure, token_lengths(tokenizer, [records[k] for k in unsure]), strict=True):
+        if length > cutoff:
+            found[k] = length
+    return found
 
 
+@cache
 def bounded_by_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Say whether a tokenizer makes at most one token a byte of text in NFC: byte-level BPE that adds nothing."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())

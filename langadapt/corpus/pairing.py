@@ -1,62 +1,49 @@
-"""Which lines of several files belong together: by number where the files agree, else by re-alignment."""
+"""Which lines of several files belong together: by number where a recipe says so, else by re-alignment."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from langadapt.corpus.alignment import LineFeatures, align, features
+from langadapt.corpus import parts
+from langadapt.corpus.alignment import FeatureParts, align
+from langadapt.corpus.progress import Advance
 from langadapt.errors import UserError
-from langadapt.recipe.sources import LinesSource
-
-if TYPE_CHECKING:
-    from langadapt.corpus.sources import ScannedColumn
-
-_READ_AT_ONCE = 4096  # lines
 
 
 def pair_lines(
-    columns: Mapping[str, ScannedColumn], source: LinesSource
+    scans: Mapping[str, list[Path]], folder: Path, advance: Advance
 ) -> tuple[dict[str, NDArray[np.int64]], dict[str, Any]]:
-    """Return the rows of every column that belong together, and how each column was paired with the first."""
-    pivot, *others = columns
-    lengths = {code: len(columns[code].column) for code in columns}
-    rows = {pivot: np.arange(lengths[pivot])}
-    if not others:
-        return rows, {}
-    if source.align == "never":
-        if len(set(lengths.values())) > 1:
-            counts = ", ".join(f"{code} {count:,}" for code, count in lengths.items())
-            raise UserError(
-                f"`align: never`, but the files have different numbers of lines ({counts}). Set align: auto."
-            )
-        return {code: np.arange(lengths[code]) for code in columns}, {"by": "line number, not checked"}
-    of_pivot = _features(columns[pivot])
-    report: dict[str, Any] = {}
-    for code in others:
-        alignment = align(of_pivot, _features(columns[code]))
-        partner = np.full(lengths[pivot], -1)
-        for i, j in alignment.pairs:
-            partner[i] = j
-        rows[code] = partner
-        report[f"{pivot}-{code}"] = {
-            "by": "line number" if alignment.by_number else "re-alignment",
-            "anchors": alignment.anchors,
-            "pairs": len(alignment.pairs),
-            "lines left out, line counts differ between anchors": alignment.ambiguous,
-            "pairs left out, lengths or numbers do not fit": alignment.implausible,
-        }
-    paired = np.all([rows[code] >= 0 for code in others], axis=0)
-    report["lines left out, unpaired in at least one language"] = int((~paired).sum())
-    return {code: partners[paired] for code, partners in rows.items()}, report
+    """Return the rows of every file that belong together, and a report of how the files lie to each other.
+
+    ``scans`` holds the scanned parts of each file, with its features. The result is kept in ``folder`` for a run that
+    goes on where this one ended. ``advance`` is told the share of the work just done.
+    """
+    path = folder / f"pairs-{parts.fingerprint({code: [p.name for p in paths] for code, paths in scans.items()})}.npz"
+    if not path.is_file():
+        done = 0.0
+
+        def progress(share: float) -> None:
+            nonlocal done
+            advance(share - done)
+            done = share
+
+        alignment = align({code: FeatureParts(paths) for code, paths in scans.items()}, progress)
+        report = json.dumps(alignment.report, ensure_ascii=False)
+        parts.keep(path, {"rows": alignment.rows, "report": np.array(report)})
+    found = parts.load(path)
+    rows = found["rows"]
+    return {code: rows[:, k] for k, code in enumerate(scans)}, json.loads(str(found["report"]))
 
 
-def _features(scanned: ScannedColumn) -> list[LineFeatures]:
-    column = scanned.column
-    found: list[LineFeatures] = []
-    for start in range(0, len(column), _READ_AT_ONCE):
-        found += map(features, column.read(range(start, min(start + _READ_AT_ONCE, len(column)))))
-    return found
+def rows_by_number(lengths: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
+    """Return line n of every file with line n of the others; raise `UserError` where their numbers of lines differ."""
+    if len(set(lengths.values())) > 1:
+        counts = ", ".join(f"{code} {count:,}" for code, count in lengths.items())
+        raise UserError(f"`align: never`, but the files have different numbers of lines ({counts}). Set align: auto.")
+    return {code: np.arange(length) for code, length in lengths.items()}

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
+from langadapt.corpus.progress import Advance
 from langadapt.errors import UserError
 from langadapt.files import atomic_path
 from langadapt.recipe.preprocess import PreprocessSettings
@@ -49,33 +49,32 @@ def work_folder(settings: PreprocessSettings) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def finish(parts: Sequence[Part], workers: int, description: str) -> None:
+def finish(parts: Sequence[Part], workers: int, advance: Advance) -> None:
     """See to it that every part stands on disk; those that already do are not done again.
 
     The parts are the same for any number of ``workers``. Raises what a worker raised, and `UserError` when one was
     ended from outside, which the system does where memory runs out.
     """
     missing = [part for part in parts if not part.path.is_file()]
-    bar = tqdm(total=sum(part.size for part in parts), desc=description, unit="B", unit_scale=True, disable=None)
-    with bar:
-        bar.update(sum(part.size for part in parts) - sum(part.size for part in missing))
-        if workers == 1 or len(missing) < 2:
-            for part in missing:
-                bar.update(_do(part))
-            return
-        context = multiprocessing.get_context("spawn")  # the same everywhere; forks of threads deadlock
-        with ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_start_worker) as pool:
-            futures = [pool.submit(_do, part) for part in missing]
-            try:
-                for future in as_completed(futures):
-                    bar.update(future.result())
-            except BrokenProcessPool:
-                raise UserError(
-                    f"{description}: a worker process was ended from outside, perhaps for want of memory. Set "
-                    "workers=1 or free some memory, and run the same command again: it goes on where it was."
-                ) from None
-            finally:
-                pool.shutdown(cancel_futures=True)
+    size = sum(part.size for part in parts) or 1
+    advance(1 - sum(part.size for part in missing) / size)
+    if workers == 1 or len(missing) < 2:
+        for part in missing:
+            advance(_do(part) / size)
+        return
+    context = multiprocessing.get_context("spawn")  # the same everywhere; forks of threads deadlock
+    with ProcessPoolExecutor(min(workers, len(missing)), context, initializer=_start_worker) as pool:
+        futures = [pool.submit(_do, part) for part in missing]
+        try:
+            for future in as_completed(futures):
+                advance(future.result() / size)
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process was ended from outside, perhaps for want of memory. Set workers=1 or free some "
+                "memory, and run the same command again: it goes on where it was."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def load(path: Path) -> Mapping[str, np.ndarray]:
@@ -98,10 +97,14 @@ def worker_count(wanted: int | None) -> int:
     return wanted or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else wanted or os.cpu_count() or 1
 
 
-def _do(part: Part) -> int:
-    arrays = part.work(*part.arguments)
-    with atomic_path(part.path) as temporary, open(temporary, "wb") as handle:
+def keep(path: Path, arrays: Arrays) -> None:
+    """Write the arrays of a part, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
+
+
+def _do(part: Part) -> int:
+    keep(part.path, part.work(*part.arguments))
     return part.size
 
 

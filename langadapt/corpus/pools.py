@@ -1,185 +1,160 @@
-"""From the settings' mixture to pools: everything that could be drawn for one part, in the order it will be drawn."""
+"""From the settings' mixtures to pools: everything that could be drawn for one part, in the order it will be drawn."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
 
-from langadapt.corpus.cleaning import implausible_lengths, unlike_pairs
-from langadapt.corpus.sources import Collection
+from langadapt.corpus.cleaning import implausible_lengths
+from langadapt.corpus.collection import Collection, Documents
+from langadapt.corpus.mixing import Budget, budgets
+from langadapt.corpus.records import Candidate, PairReader, read_instructions, read_texts
 from langadapt.corpus.storing import TURNS
 from langadapt.corpus.templates import Templates
-from langadapt.corpus.twins import RUN
 from langadapt.errors import UserError
-from langadapt.files.records import Record
-from langadapt.models import user_turn
-from langadapt.recipe.preprocess import PreprocessSettings, SftPart
-from langadapt.text import units
-from langadapt.text.blocks import TextBlock
+from langadapt.recipe.mixtures import Mixture, Part, RecordPart, TextPart
+from langadapt.recipe.preprocess import PreprocessSettings
 
 _BATCH = 128  # candidates read together
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A record that may be drawn, and every text by which twins are told."""
-
-    record: Record
-    texts: list[str]  # its own and their translations, without the words of prompt templates
-    prompt: str = ""  # what the user says, whole: held-out text may be quoted anywhere in it
-    clusters: tuple[int, ...] = ()  # of equal and near texts, all its languages
-    problem: str | None = None  # why it is not to be used after all
+_NOTHING = Budget(0)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """What one part of the mixture can draw from."""
+    """What one part of a mixture can draw from: ``size`` documents, of ``bytes`` in all."""
 
     name: str
     size: int
-    wanted: int  # training records
-    max_share: float  # of the mixture; 1.0 for parts that are never cut
-    translates: bool  # its records are text pairs
+    bytes: int
+    read: Callable[[Documents], list[Candidate]]
     seed: int
-    read: Callable[[Sequence[int]], list[Candidate]]
+    repeats: int = 1
+    max_share: float = 1.0  # of the mixture; 1.0 for parts that are never cut
+    translates: bool = False  # its records are text pairs
+    held_out: bool = True  # held-out records may come from it
+    budget: Budget = _NOTHING
 
     def batches(self) -> Iterator[list[Candidate]]:
         """Yield every candidate, some at a time, in an order that only the seed and the pool's name decide."""
         generator = np.random.default_rng([self.seed, zlib.crc32(self.name.encode())])
         order = generator.permutation(self.size)
-        return (self.read(order[start : start + _BATCH].tolist()) for start in range(0, self.size, _BATCH))
+        return (self.read(order[start : start + _BATCH]) for start in range(0, self.size, _BATCH))
 
 
-def cpt_pool(settings: PreprocessSettings, collections: Sequence[Collection]) -> Pool:
-    """Return the pool of texts in the target language, over all sources that `cpt.sources` names."""
-    chosen = [collection for collection in collections if collection.name in settings.cpt.sources]
-    code = settings.language
-    usable = [np.flatnonzero(c.usable(code) & c.first(code)) for c in chosen]
-    ends = np.cumsum([len(documents) for documents in usable])
+def cpt_pools(settings: PreprocessSettings, collections: Sequence[Collection]) -> list[Pool]:
+    """Return one pool for each part of the pretraining mixture, in the order of the YAML.
 
-    def read(numbers: Sequence[int]) -> list[Candidate]:
-        found: dict[int, Candidate] = {}
-        which = np.searchsorted(ends, numbers, side="right")
-        for number, collection in enumerate(chosen):
-            mine = [k for k, w in zip(numbers, which, strict=True) if w == number]
-            documents = usable[number][np.array(mine, np.int64) - int(ends[number] - len(usable[number]))]
-            for k, candidate in zip(mine, _texts(collection, documents, code), strict=True):
-                found[k] = candidate
-        return [found[k] for k in numbers]
+    Texts are held out in the language being taught only, unless the mixture has none in it.
+    """
+    by_name = {collection.name: collection for collection in collections}
+    languages = [part.language or settings.language for part in settings.cpt.parts]
+    pools = []
+    for part, code in zip(settings.cpt.parts, languages, strict=True):
+        collection = by_name[part.source]
+        documents = np.flatnonzero(collection.usable(code) & collection.first(code))
 
-    return Pool("cpt", int(ends[-1]), settings.cpt.count, 1.0, False, settings.seed, read)
+        def read(
+            chosen: Documents, collection: Collection = collection, code: str = code, documents: Documents = documents
+        ) -> list[Candidate]:
+            return read_texts(collection, documents[chosen], code)
 
-
-def _texts(collection: Collection, documents: NDArray[np.int64], code: str) -> Iterator[Candidate]:
-    clusters = _clusters(collection, documents)
-    for document, texts, own in zip(documents, collection.read(documents.tolist()), clusters, strict=True):
-        record = {
-            "id": f"{collection.name}:{collection.numbers[document]}",
-            "source": collection.name,
-            "task": "lm",
-            "language": code,
-            "text": texts[code],
-        }
-        yield Candidate(record, list(texts.values()), clusters=own)
+        pool = _pool(settings, part, f"{part.source} lm {code}", collection, documents, [code], read)
+        pools.append(replace(pool, held_out=code == settings.language or settings.language not in languages))
+    return _with_budgets(settings.cpt, pools)
 
 
-def _clusters(collection: Collection, documents: NDArray[np.int64]) -> list[tuple[int, ...]]:
-    columns = [collection.clusters(code)[documents].tolist() for code in collection.columns]
-    return list(zip(*columns, strict=True))
-
-
-def sft_pools(settings: PreprocessSettings, collections: Sequence[Collection], templates: Templates) -> list[Pool]:
+def sft_pools(
+    settings: PreprocessSettings,
+    collections: Sequence[Collection],
+    templates: Templates,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Pool]:
     """Return one pool for each part of the fine-tuning mixture, in the order of the YAML."""
     by_name = {collection.name: collection for collection in collections}
-    return [_sft_pool(settings, part, by_name[part.source], templates) for part in settings.sft]
+    pools = [_sft_pool(settings, part, by_name[part.source], templates, tokenizer) for part in settings.sft.parts]
+    return _with_budgets(settings.sft, pools)
 
 
-def _sft_pool(settings: PreprocessSettings, part: SftPart, collection: Collection, templates: Templates) -> Pool:
-    name = f"{part.source} {part.task} {part.direction}"
-    asked, answered = part.languages
-    common = {"source": part.source, "task": part.task, "source_lang": asked, "target_lang": answered}
-    translates = part.task == "translation"
-
-    if collection.directions is None:
-        documents = _pairs(settings, collection, asked, answered)
-    else:
-        documents = np.flatnonzero(
-            (collection.directions == part.direction) & collection.usable(TURNS) & collection.first(TURNS)
-        )
-
-    def read_pairs(numbers: Sequence[int]) -> list[Candidate]:
-        chosen = documents[list(numbers)]
-        texts = collection.read(chosen.tolist())
-        problems = unlike_pairs(
-            TextBlock([t[asked] for t in texts]), TextBlock([t[answered] for t in texts]), settings.cleaning
-        )
-        rows = zip(chosen.tolist(), texts, _clusters(collection, chosen), problems, strict=True)
-        return [
-            Candidate(
-                _pair_record(settings, part, common, collection, document, own),
-                list(own.values()),
-                clusters=clusters,
-                problem=problem,
-            )
-            for document, own, clusters, problem in rows
-        ]
-
-    def read_instructions(numbers: Sequence[int]) -> list[Candidate]:
-        chosen = documents[list(numbers)]
-        candidates = []
-        rows = zip(chosen, collection.read_records(chosen.tolist()), _clusters(collection, chosen), strict=True)
-        for document, row, clusters in rows:
-            record: dict[str, Any] = {"id": f"{part.source}:{collection.numbers[document]}", **common, **row}
-            if translates:
-                record["source_text"] = row["input"] or templates.content(row["instruction"])
-            candidates.append(Candidate(record, comparable_texts(record, templates), user_turn(record), clusters))
-        return candidates
-
-    read = read_pairs if collection.directions is None else read_instructions
-    return Pool(name, len(documents), part.count, part.max_share, translates, settings.seed, read)
+def check_not_empty(cpt: Sequence[Pool], sft: Sequence[Pool]) -> None:
+    """Raise `UserError` when nothing at all can be drawn for continual pretraining or for fine-tuning."""
+    if not any(pool.size for pool in cpt):
+        raise UserError("no text for continual pretraining: every line of the sources was dropped. See `sources`.")
+    if not any(pool.size for pool in sft):
+        raise UserError(f"no record for fine-tuning in any of: {', '.join(pool.name for pool in sft)}. See `sft`.")
 
 
-def _pair_record(
+def _sft_pool(
     settings: PreprocessSettings,
-    part: SftPart,
-    common: dict[str, str],
+    part: RecordPart,
     collection: Collection,
-    document: int,
-    texts: dict[str, str],
-) -> Record:
-    asked, answered = part.languages
-    record_id = f"{collection.name}:{collection.numbers[document]}:{part.direction}"
-    prompts = settings.prompts[part.direction]
-    prompt = prompts[zlib.crc32(f"{settings.seed}:{record_id}".encode()) % len(prompts)]
-    return {
-        "id": record_id,
-        **common,
-        "instruction": prompt.replace("{text}", texts[asked]),
-        "input": "",
-        "output": texts[answered],
-        "source_text": texts[asked],
-    }
+    templates: Templates,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Pool:
+    name = f"{part.source} {part.task} {part.direction}"
+    if collection.directions is None:
+        documents = _pairs(settings, collection, *part.languages)
+        pairs = PairReader(settings, part, collection, tokenizer)
+        codes = list(dict.fromkeys(part.languages))
+        return _pool(settings, part, name, collection, documents, codes, lambda chosen: pairs.read(documents[chosen]))
+    documents = np.flatnonzero(
+        (collection.directions == part.direction) & collection.usable(TURNS) & collection.first(TURNS)
+    )
+    return _pool(
+        settings,
+        part,
+        name,
+        collection,
+        documents,
+        [TURNS],
+        lambda chosen: read_instructions(collection, documents[chosen], part, templates),
+    )
 
 
-def _pairs(settings: PreprocessSettings, collection: Collection, asked: str, answered: str) -> NDArray[np.int64]:
+def _pool(
+    settings: PreprocessSettings,
+    part: Part,
+    name: str,
+    collection: Collection,
+    documents: Documents,
+    codes: Sequence[str],
+    read: Callable[[Documents], list[Candidate]],
+) -> Pool:
+    return Pool(
+        name,
+        len(documents),
+        sum(int(collection.bytes(code)[documents].sum()) for code in codes),
+        read,
+        settings.seed,
+        part.repeats,
+        part.max_share,
+        translates=isinstance(part, RecordPart) and part.task == "translation",
+    )
+
+
+def _with_budgets(mixture: Mixture[TextPart] | Mixture[RecordPart], pools: Sequence[Pool]) -> list[Pool]:
+    found = budgets(mixture, [pool.size for pool in pools], [pool.bytes for pool in pools])
+    return [replace(pool, budget=budget) for pool, budget in zip(pools, found, strict=True)]
+
+
+def _pairs(settings: PreprocessSettings, collection: Collection, asked: str, answered: str) -> Documents:
     """Return the documents that are pairs to learn from, and note in the collection's report what was dropped."""
+    both = collection.present(asked) & collection.present(answered)
     usable = collection.usable(asked) & collection.usable(answered)
     new = collection.first(asked) | collection.first(answered)
     documents = np.flatnonzero(usable & new)
     lengths = [collection.columns[code].units[collection.rows[code][documents]] for code in (asked, answered)]
     implausible, (low, high) = implausible_lengths(lengths[0], lengths[1], settings.cleaning.length_ratio)
     dropped = {
-        "a text of the pair was dropped": int((~usable).sum()),
+        "a text of the pair was dropped": int((both & ~usable).sum()),
         "duplicate of a pair before": int((usable & ~new).sum()),
         "length_ratio: outside the fences": int(implausible.sum()),
     }
     collection.report.setdefault("pairs", {})[f"{asked}-{answered}"] = {
-        "read": collection.size,
+        "read": int(both.sum()),
         "dropped": {reason: count for reason, count in dropped.items() if count},
         "kept": int((~implausible).sum()),
         "length ratios kept": [round(low, 3), round(high, 3)]
@@ -187,35 +162,3 @@ def _pairs(settings: PreprocessSettings, collection: Collection, asked: str, ans
         else "all",
     }
     return documents[~implausible]
-
-
-def comparable_texts(record: Record, templates: Templates) -> list[str]:
-    """Return the texts of a written record by which twins are told, without the words of prompt templates.
-
-    The answer to an instruction counts only from `RUN` units on: short answers ("politics", "yes") are shared by many
-    records that have nothing else in common.
-    """
-    if record["task"] == "lm":
-        return [record["text"]]
-    if record["task"] == "translation":
-        return [record["source_text"], record["output"]]
-    turns = [*record.get("history", ()), (user_turn(record), record["output"])]
-    answers = [answer for _, answer in turns if len(units(answer)) >= RUN]
-    return [*(templates.content(asked) for asked, _ in turns), *answers]
-
-
-def prompts_of(collections: Sequence[Collection]) -> Iterator[str]:
-    """Yield what the user says in every instruction record of every source."""
-    for collection in collections:
-        if collection.directions is not None:
-            for start in range(0, collection.size, _BATCH):
-                documents = range(start, min(start + _BATCH, collection.size))
-                yield from map(user_turn, collection.read_records(documents))
-
-
-def check_not_empty(cpt: Pool, sft: list[Pool]) -> None:
-    """Raise `UserError` when nothing at all can be drawn for continual pretraining or for fine-tuning."""
-    if not cpt.size:
-        raise UserError("no text for continual pretraining: every line of the sources was dropped. See `sources`.")
-    if not any(pool.size for pool in sft):
-        raise UserError(f"no record for fine-tuning in any of: {', '.join(pool.name for pool in sft)}. See `sft`.")

@@ -11,10 +11,24 @@ from langadapt.corpus.download import recorded_commits
 from langadapt.corpus.sources import Sources
 from langadapt.corpus.storing import TURNS
 from langadapt.corpus.templates import Templates
+from langadapt.corpus.tokenizer_report import draw_tokenizers, tokenizer_table
 from langadapt.files import write_json, write_text
 from langadapt.recipe.preprocess import PreprocessSettings
 
 Report = dict[str, Any]
+_DRAW_COLUMNS = (
+    "part",
+    "available",
+    "from cut pairs",
+    "held out",
+    "twins",
+    "test sets",
+    "unlike pairs",
+    "drawn",
+    "again",
+    "wanted",
+    "shortfall",
+)
 
 
 def describe_inputs(settings: PreprocessSettings, sources: Sources, templates: Templates) -> Report:
@@ -34,10 +48,11 @@ def describe_inputs(settings: PreprocessSettings, sources: Sources, templates: T
 
 
 def write_report(folder: Path, report: Report, sources: Sources) -> None:
-    """Write ``data_report.json`` and ``.md``, two charts beside them, and ``quarantine.jsonl`` into ``folder``."""
+    """Write ``data_report.json`` and ``.md``, three charts beside them, and ``quarantine.jsonl`` into ``folder``."""
     draw_flow(flow_of(report), folder / "data_flow.png")
     sizes = {label: texts["bytes"] for label, texts in _texts(report).items() if texts["kept"]}
     draw_lengths(sizes, folder / "data_lengths.png")
+    draw_tokenizers(report["tokenizers"], folder / "data_tokenizers.png")
     lines = (json.dumps(vars(record), ensure_ascii=False) + "\n" for record in sources.quarantine)
     write_text(folder / "quarantine.jsonl", "".join(lines))
     write_json(folder / "data_report.json", report)
@@ -78,13 +93,16 @@ def as_markdown(report: Report) -> str:
     lines += [
         "## Draws",
         "",
-        "| part | available | held out | twins | test sets | unlike pairs | wanted | drawn | shortfall |",
+        f"| {' | '.join(_DRAW_COLUMNS)} |",
+        "|---|" + "---:|" * (len(_DRAW_COLUMNS) - 1),
     ]
-    lines += ["|---|" + "---:|" * 8]
     for name, draw in report["draws"].items():
-        values = (sum(value.values()) if isinstance(value, dict) else value for value in draw.values())
+        values = [sum(value.values()) if isinstance(value, dict) else value for value in draw.values()][:-1]
+        name += " (wanted, shortfall: tokens)" if draw["unit"] == "tokens" else ""
         lines.append(f"| {name} | " + " | ".join(f"{value:,}" for value in values) + " |")
     lines += ["", *(f"- {sentence}" for sentence in shortfalls(report)), ""]
+    lines += ["## Tokenizers", "", "On a sample of the texts of each language; drawn in data_tokenizers.png.", ""]
+    lines += [tokenizer_table(report["tokenizers"])]
     lines += ["## Longer than the cutoff", "", *_bullets(report["longer than cutoff_len"]), ""]
     lines += ["## Files", "", "| file | records | bytes | sha256 |", "|---|---:|---:|---|"]
     for name, file in report["files"].items():
@@ -98,7 +116,7 @@ def as_markdown(report: Report) -> str:
 def shortfalls(report: Report) -> list[str]:
     """Return a sentence for each part and test set with fewer records than the recipe asks for, with the reason."""
     sentences = [
-        f"{name}: {draw['drawn']:,} of {draw['wanted']:,} records; all there is was used"
+        f"{name}: {draw['wanted'] - draw['shortfall']:,} of {draw['wanted']:,} {draw['unit']}; all there is was used"
         for name, draw in report["draws"].items()
         if draw["shortfall"]
     ]
@@ -121,8 +139,19 @@ def _bullets(value: dict[str, Any], indent: str = "") -> list[str]:
             continue
         if isinstance(item, dict):
             lines += [f"{indent}- {key}:", *_bullets(item, indent + "  ")] if item else []
+        elif isinstance(item, list) and item and isinstance(item[0], dict):
+            lines += [f"{indent}- {key}:", *(f"{indent}  - {_on_one_line(entry)}" for entry in item)]
         elif isinstance(item, list) and key != "length ratios kept":  # examples: line number and text
             lines += [f"{indent}- {key}:", *(f"{indent}  - {number}: `{text}`" for number, text in item)]
         else:
-            lines.append(f"{indent}- {key}: {item:,}" if isinstance(item, int) else f"{indent}- {key}: {item}")
+            shown = "unknown" if item is None else f"{item:,}" if isinstance(item, int) else item
+            lines.append(f"{indent}- {key}: {shown}")
     return lines
+
+
+def _on_one_line(entry: dict[str, Any]) -> str:
+    parts = []
+    for key, value in entry.items():
+        shown = _on_one_line(value) if isinstance(value, dict) else " to ".join(f"{number:,}" for number in value)
+        parts.append(f"{key} {shown}")
+    return ", ".join(parts)

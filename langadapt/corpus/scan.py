@@ -13,17 +13,21 @@ import numpy as np
 import rensa
 from numpy.typing import NDArray
 
+from langadapt.corpus.alignment import extract
+from langadapt.corpus.alignment.features import concatenate
 from langadapt.corpus.cleaning import REASONS, reasons_to_drop
 from langadapt.corpus.columns import decode_line, read_chunk
 from langadapt.corpus.parts import Arrays
 from langadapt.corpus.reading import prepare
 from langadapt.recipe.cleaning import CleaningSettings, DeduplicationSettings
 from langadapt.recipe.language import load_language
+from langadapt.text import normalize
 from langadapt.text.blocks import Hashes, Ragged, blocks_of, mixed, sequences, shingles
 
 NOT_UTF8 = len(REASONS)  # the reason of a line that is quarantined
 BANDS, ROWS = 20, 6  # 99.8 % of the pairs with Jaccard 0.8 share a band, 27 % of those with 0.5
 _SEED = 42
+_SHORT = 100  # bytes; longer lines hold more than invisible characters
 _EXAMPLES, _EXCERPT = 3, 200  # of each reason in a chunk; characters
 
 
@@ -35,30 +39,39 @@ class ScanTask:
     encoded: bool
     language: str | None  # None: the two sides of an instruction
     convert: str | None
+    aligned: bool  # its lines are paired by what is in them
     cleaning: CleaningSettings
     deduplication: DeduplicationSettings
+
+    @property
+    def measures_texts(self) -> bool:
+        """Whether the texts have to be looked into; else it is enough to know where they are."""
+        return self.aligned or self.cleaning.measures_texts or self.deduplication.measures_texts
 
 
 def scan_chunk(task: ScanTask, start: int, stop: int) -> Arrays:
     """Return what is to be known of the lines that start in a byte range, one entry a line.
 
     ``starts`` (bytes), ``units``, ``reasons`` (of `REASONS`, or `NOT_UTF8`), ``exact`` (a hash of all units; 0 for
-    none), ``bands`` (`BANDS` x lines; no entry without near-deduplication), and for a few lines of each reason
-    ``example_lines`` (from the first of the chunk), ``example_reasons`` and ``examples``.
+    none), ``bands`` (`BANDS` x lines; no entry without near-deduplication), for a few lines of each reason
+    ``example_lines`` (from the first of the chunk), ``example_reasons`` and ``examples``, and the arrays of the
+    lines' `Features` where they are to be aligned.
     """
     lines, starts = read_chunk(task.path, start, stop)
+    if not task.measures_texts and (places := _places(lines, starts, start == 0)) is not None:
+        return places
     texts, broken = _decode(lines, start == 0, task)
     language = load_language(task.language) if task.language else None
-    measures = [
-        (
-            block.units.lengths,
-            reasons_to_drop(block, language, task.cleaning),
-            sequences(block.units),
-            bands(block.units, task.deduplication) if task.deduplication.near else np.zeros((0, len(block)), np.uint64),
-        )
-        for _, block in blocks_of(texts)
-    ] or [(np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.uint64), np.zeros((0, 0), np.uint64))]
-    units, reasons, exact, keys = (np.concatenate(kind, axis=-1) for kind in zip(*measures, strict=True))
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.uint64), np.zeros((0, 0), np.uint64)
+    measures, features = [], []
+    for _, block in blocks_of(texts):
+        near = task.deduplication.near
+        keys = bands(block.units, task.deduplication) if near else np.zeros((0, len(block)), np.uint64)
+        reasons = reasons_to_drop(block, language, task.cleaning)
+        measures.append((block.units.lengths, reasons, sequences(block.units), keys))
+        if task.aligned and language is not None:
+            features.append(extract(block, language.segmentation))
+    units, reasons, exact, keys = (np.concatenate(kind, axis=-1) for kind in zip(*measures or [nothing], strict=True))
     reasons[broken] = NOT_UTF8
     chosen = [k for reason in range(1, NOT_UTF8 + 1) for k in np.flatnonzero(reasons == reason)[:_EXAMPLES]]
     return {
@@ -70,6 +83,28 @@ def scan_chunk(task: ScanTask, start: int, stop: int) -> Arrays:
         "example_lines": np.array(chosen, np.int64),
         "example_reasons": reasons[chosen],
         "examples": np.array([excerpt(texts[k] or repr(lines[k][:_EXCERPT])) for k in chosen], np.str_),
+        **(concatenate(features).arrays() if task.aligned else {}),
+    }
+
+
+def _places(lines: list[bytes], starts: NDArray[np.int64], first: bool) -> Arrays | None:
+    """Return `scan_chunk` of lines of which only the place counts; None if some of them are blank or no UTF-8."""
+    try:
+        b"\n".join(lines).decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError:
+        return None
+    if any(not line or line.isspace() or (len(line) <= _SHORT and not normalize(line.decode())) for line in lines):
+        return None
+    none = np.zeros(0, np.int64)
+    return {
+        "starts": starts,
+        "units": np.zeros(len(lines), np.int32),
+        "reasons": np.zeros(len(lines), np.uint8),
+        "exact": np.zeros(len(lines), np.uint64),
+        "bands": np.zeros((0, len(lines)), np.uint64),
+        "example_lines": none,
+        "example_reasons": none,
+        "examples": np.zeros(0, np.str_),
     }
 
 

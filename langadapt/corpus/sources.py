@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,86 +15,18 @@ from numpy.typing import NDArray
 
 from langadapt.corpus import parts
 from langadapt.corpus.cleaning import REASONS
+from langadapt.corpus.collection import Collection, Documents, ScannedColumn
 from langadapt.corpus.columns import Column, chunks
 from langadapt.corpus.duplicates import find_clusters
-from langadapt.corpus.pairing import pair_lines
+from langadapt.corpus.pairing import pair_lines, rows_by_number
 from langadapt.corpus.parts import Part
-from langadapt.corpus.reading import Bad, prepare
+from langadapt.corpus.progress import Advance, Progress
+from langadapt.corpus.reading import Bad
 from langadapt.corpus.scan import NOT_UTF8, ScanTask, scan_chunk
 from langadapt.corpus.storing import EXAMPLES, TURNS, StoredSource, recorded_bad, store
 from langadapt.errors import UserError
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.sources import LinesSource
-
-Texts = dict[str, str]  # language code: the text in that language
-
-
-@dataclass
-class ScannedColumn:
-    """A column and what the scan found out about each of its texts; ``cluster`` is the first text that equals it."""
-
-    column: Column
-    units: NDArray[np.int32]
-    reasons: NDArray[np.uint8]
-    exact: NDArray[np.uint64]
-    part_paths: list[Path]
-    base: int = 0  # number of the first text among the texts of all sources
-    cluster: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    @property
-    def first(self) -> NDArray[np.bool_]:
-        """Which texts are the first of their cluster."""
-        first: NDArray[np.bool_] = self.cluster == self.base + np.arange(len(self.cluster))
-        return first
-
-
-@dataclass
-class Collection:
-    """One source. ``rows[k]`` are the column rows, by language, of its k-th document or record."""
-
-    name: str
-    columns: dict[str, ScannedColumn]
-    rows: dict[str, NDArray[np.int64]]
-    numbers: NDArray[np.int64]  # what ids are made of: line or record in the source, from 1
-    convert: dict[str, str]
-    report: dict[str, Any]
-    directions: NDArray[np.str_] | None = None  # of instructions; None for a source of texts
-
-    @property
-    def size(self) -> int:
-        """Documents or records."""
-        return len(self.numbers)
-
-    def usable(self, code: str) -> NDArray[np.bool_]:
-        """Return which documents have a text in a language that passed every filter."""
-        usable: NDArray[np.bool_] = self.columns[code].reasons[self.rows[code]] == 0
-        return usable
-
-    def first(self, code: str) -> NDArray[np.bool_]:
-        """Return which documents have a text in a language that no text before equals."""
-        return self.columns[code].first[self.rows[code]]
-
-    def clusters(self, code: str) -> NDArray[np.int64]:
-        """Return the cluster of every document's text in a language."""
-        return self.columns[code].cluster[self.rows[code]]
-
-    def read(self, documents: Sequence[int]) -> list[Texts]:
-        """Return the texts of some documents, prepared; a text that is no UTF-8 is empty."""
-        found: list[Texts] = [{} for _ in documents]
-        for code, scanned in self.columns.items():
-            rows = self.rows[code][list(documents)]
-            readable = scanned.reasons[rows] != NOT_UTF8
-            texts = iter(scanned.column.read(rows[readable].tolist()))
-            for entry, ok in zip(found, readable, strict=True):
-                text = next(texts) if ok else ""
-                plain = scanned.column.encoded
-                entry[code] = text if plain else prepare(text, code, self.convert.get(code))
-        return found
-
-    def read_records(self, documents: Sequence[int]) -> list[dict[str, Any]]:
-        """Return some records of a source of instructions."""
-        rows = self.rows[TURNS][list(documents)].tolist()
-        return [json.loads(text) for text in self.columns[TURNS].column.read(rows)]
 
 
 @dataclass(frozen=True)
@@ -106,7 +38,7 @@ class Sources:
     duplicates: dict[str, Any]
 
 
-def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> Sources:
+def open_sources(settings: PreprocessSettings, command: str, folder: Path, progress: Progress) -> Sources:
     """Open every source of a recipe; finished work stays in ``folder`` for the next run, should this one be ended.
 
     ``command`` is what a user runs to get a file that is missing. The collections are in the recipe's order. Raises
@@ -116,33 +48,43 @@ def open_sources(settings: PreprocessSettings, command: str, folder: Path) -> So
     way_out = f"Get it with: {command}" if settings.download else "Check `data_dir` and `sources`."
     workers = parts.worker_count(settings.workers)
     stored = {name: store(name, source, settings, way_out, folder) for name, source in settings.sources.items()}
-    parts.finish([part for source in stored.values() for part in source.parts], workers, "reading records")
+    with progress.phase("reading records") as advance:
+        parts.finish([part for source in stored.values() for part in source.parts], workers, advance)
     columns = {
         (name, code): _scan_parts(source, code, settings, folder)
         for name, source in stored.items()
         for code in source.files
     }
-    parts.finish([part for some in columns.values() for part in some], workers, "scanning text")
+    with progress.phase("scanning text") as advance:
+        parts.finish([part for some in columns.values() for part in some], workers, advance)
+    scans = {
+        name: {code: _gather(source, code, columns[name, code]) for code in source.files}
+        for name, source in stored.items()
+    }
+    with progress.phase("pairing lines") as advance:
+        paired = _pair_all(stored, scans, folder, advance)
     collections, quarantine = [], []
     for name, source in stored.items():
-        scanned = {code: _gather(source, code, columns[name, code]) for code in source.files}
+        scanned = scans[name]
         unread = recorded_bad(source)
         bad = [*unread, *_bad_lines(source, scanned)]
         records = max(len(column.column) for column in scanned.values()) + len(unread)
         _check_bad_ratio(name, bad, records, settings)
         quarantine += bad
-        collections.append(_collect(name, source, scanned))
-    return Sources(collections, quarantine, _deduplicate(collections, settings))
+        collections.append(_collect(name, source, scanned, paired.get(name)))
+    with progress.phase("finding duplicates") as advance:
+        duplicates = _deduplicate(collections, settings, advance)
+    return Sources(collections, quarantine, duplicates)
 
 
 def _scan_parts(source: StoredSource, code: str, settings: PreprocessSettings, folder: Path) -> list[Part]:
     path = source.files[code]
     language = None if code == TURNS else code
-    task = ScanTask(
-        path, source.encoded, language, source.source.convert.get(code), settings.cleaning, settings.deduplicate
-    )
-    of = [settings.cleaning.model_dump(), settings.deduplicate.model_dump(), task.convert, task.language, task.encoded]
-    mark = parts.fingerprint(path, *of)
+    convert = source.source.convert.get(code)
+    aligned = _is_aligned(source)
+    task = ScanTask(path, source.encoded, language, convert, aligned, settings.cleaning, settings.deduplicate)
+    limits = [settings.cleaning.model_dump(), settings.deduplicate.model_dump()]
+    mark = parts.fingerprint(path, source.encoded, language, convert, aligned, *limits)
     return [
         Part(folder / f"scan-{mark}-{number}.npz", partial(scan_chunk, task), (start, stop), stop - start)
         for number, (start, stop) in enumerate(chunks(path))
@@ -180,11 +122,18 @@ def _check_bad_ratio(name: str, bad: list[Bad], records: int, settings: Preproce
         )
 
 
-def _collect(name: str, source: StoredSource, scanned: dict[str, ScannedColumn]) -> Collection:
+def _collect(
+    name: str,
+    source: StoredSource,
+    scanned: dict[str, ScannedColumn],
+    paired: tuple[dict[str, Documents], dict[str, Any]] | None,
+) -> Collection:
     report: dict[str, Any] = {}
     directions = None
     if source.counts:
         counts = parts.load(source.counts)
+        if revision := json.loads(str(counts["revision"])):
+            report["revision"] = revision
         numbers = counts["numbers"]
         rows = {code: np.arange(len(numbers)) for code in scanned}
         dropped = json.loads(str(counts["dropped"]))
@@ -199,12 +148,57 @@ def _collect(name: str, source: StoredSource, scanned: dict[str, ScannedColumn])
             report["by direction"] = dict(sorted(Counter(directions.tolist()).items()))
     else:
         assert isinstance(source.source, LinesSource)
-        report["lines"] = {code: len(column.column) for code, column in scanned.items()}
-        rows, report["pairing"] = pair_lines(scanned, source.source)
-        numbers = rows[next(iter(rows))] + 1
+        lengths = report["lines"] = {code: len(column.column) for code, column in scanned.items()}
+        if paired is not None:
+            rows, report["pairing"] = paired
+            rows = _with_unpaired(rows, lengths)
+        else:
+            rows = rows_by_number(lengths)
+        numbers = _line_numbers(rows)
     report["documents"] = len(numbers)
     report["texts"] = {code: _flow(column) for code, column in scanned.items()}
     return Collection(name, scanned, rows, numbers, source.source.convert, report, directions)
+
+
+def _pair_all(
+    stored: dict[str, StoredSource], scans: dict[str, dict[str, ScannedColumn]], folder: Path, advance: Advance
+) -> dict[str, tuple[dict[str, Documents], dict[str, Any]]]:
+    """Pair the lines of every source that is to be aligned."""
+    aligned = {name: scans[name] for name, source in stored.items() if _is_aligned(source)}
+    lines = {name: sum(len(column.column) for column in scanned.values()) for name, scanned in aligned.items()}
+    found = {}
+    for name, scanned in aligned.items():
+        files = {code: column.part_paths for code, column in scanned.items()}
+        share = lines[name] / max(1, sum(lines.values()))
+        found[name] = pair_lines(files, folder, partial(_scaled, advance, share))
+    return found
+
+
+def _scaled(advance: Advance, whole: float, share: float) -> None:
+    advance(whole * share)
+
+
+def _is_aligned(source: StoredSource) -> bool:
+    """Say whether the lines of a source are paired by what is in them, so that the scan has to keep their features."""
+    return isinstance(source.source, LinesSource) and len(source.files) > 1 and source.source.align == "auto"
+
+
+def _with_unpaired(paired: dict[str, Documents], lengths: dict[str, int]) -> dict[str, Documents]:
+    """Add every line that is in no row as a document of its own, in its language alone."""
+    pieces = {code: [rows] for code, rows in paired.items()}
+    for code, rows in paired.items():
+        alone = np.setdiff1d(np.arange(lengths[code]), rows)
+        for other in paired:
+            pieces[other].append(alone if other == code else np.full(len(alone), -1))
+    return {code: np.concatenate(some) for code, some in pieces.items()}
+
+
+def _line_numbers(rows: dict[str, Documents]) -> NDArray[np.int64]:
+    """Return the line of every document, from 1, in the first language that it has."""
+    numbers = np.zeros(len(next(iter(rows.values()))), np.int64)
+    for of_language in reversed(rows.values()):
+        numbers = np.where(of_language >= 0, of_language + 1, numbers)
+    return numbers
 
 
 def _flow(scanned: ScannedColumn) -> dict[str, Any]:
@@ -240,7 +234,7 @@ def _histogram(sizes: NDArray[np.int64]) -> dict[str, list[int]]:
     return {"edges": [1 << k for k in range(first, len(bins) + 1)], "counts": bins[first:].tolist()}
 
 
-def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings) -> dict[str, Any]:
+def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings, advance: Advance) -> dict[str, Any]:
     """Give every text its cluster, over all sources and languages together; the first text of each is the one to use.
 
     Text pairs come before single texts, since a pair can do what a single text can and more.
@@ -262,7 +256,7 @@ def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings
         which = int(np.searchsorted(bases, number, side="right")) - 1
         return columns[which].column.read([number - int(bases[which])])
 
-    clusters, report = find_clusters(exact, band, read, settings.deduplicate)
+    clusters, report = find_clusters(exact, band, read, settings.deduplicate, advance)
     for column, base in zip(columns, bases, strict=False):
         column.cluster = clusters[base : base + len(column.exact)]
     for collection in collections:

@@ -15,6 +15,7 @@ from langadapt.corpus import parts
 from langadapt.corpus.columns import write_columns
 from langadapt.corpus.parts import Arrays, Part
 from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, open_bytes, read_rows
+from langadapt.corpus.reading.hub import is_folder, resolve_commit
 from langadapt.files import atomic_path, require_file
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.sources import COMPRESSED, FieldsSource, LinesSource, PairsSource, Source, languages_of
@@ -34,6 +35,15 @@ class StoredSource:
     counts: Path | None  # the part that says what reading dropped
 
 
+def source_files(source: Source, data_dir: str) -> list[Path]:
+    """Return the files that a source is read from, as far as they are there; none of a data set."""
+    root = Path(data_dir).expanduser()
+    names = source.files.values() if isinstance(source, LinesSource) else source.file
+    places = [str(root / Path(name).expanduser()) for name in names]
+    found = dict.fromkeys(path for place in places for path in (place, *sorted(glob.glob(place))))
+    return [path for path in map(Path, found) if path.is_file()]
+
+
 def store(name: str, source: Source, settings: PreprocessSettings, way_out: str, folder: Path) -> StoredSource:
     """Return where the columns of a source are or will be, and the parts of work that bring them there."""
     root = Path(settings.data_dir).expanduser()
@@ -50,12 +60,11 @@ def store(name: str, source: Source, settings: PreprocessSettings, way_out: str,
             for code, path in files.items()
         ]
         return StoredSource(source, targets, False, unpack, None)
-    places = [str(root / Path(file).expanduser()) for file in source.file]
-    paths = [Path(path) for place in places for path in (place, *sorted(glob.glob(place))) if Path(path).is_file()]
+    paths = source_files(source, settings.data_dir)
     mark = parts.fingerprint(source.model_dump(mode="json"), *paths)
     codes = languages_of(source) if isinstance(source, FieldsSource | PairsSource) else [TURNS]
     targets = {code: folder / f"{name}-{code}-{mark}.jsonl" for code in codes}
-    size = sum(path.stat().st_size for path in set(paths))
+    size = sum(path.stat().st_size for path in paths)
     counts = folder / f"{name}-{mark}.npz"
     part = Part(counts, _store_records, (source, settings.data_dir, way_out, targets), size)
     return StoredSource(source, targets, True, [part], counts)
@@ -74,7 +83,8 @@ def _unpack_lines(path: Path, target: Path, limit: int | None) -> Arrays:
 
 
 def _store_records(source: Source, data_dir: str, way_out: str, targets: dict[str, Path]) -> Arrays:
-    """Write the texts of a source as columns; return the number of each record and what was dropped."""
+    """Write the texts of a source as columns; return the number of each record, what was dropped, and the revision."""
+    source, revision = _pinned(source, data_dir)
     numbers: list[int] = []
     directions: list[str] = []
     dropped: dict[str, list[Any]] = {}
@@ -101,7 +111,23 @@ def _store_records(source: Source, data_dir: str, way_out: str, targets: dict[st
         "directions": np.array(directions, np.str_),
         "dropped": np.array(json.dumps(dropped, ensure_ascii=False)),
         "bad": np.array(json.dumps([vars(record) for record in bad], ensure_ascii=False)),
+        "revision": np.array(json.dumps(revision)),
     }
+
+
+def _pinned(source: Source, data_dir: str) -> tuple[Source, dict[str, str | None] | None]:
+    """Return a source with the revision of its data set resolved, so that the commit recorded is the one read.
+
+    Beside it stands what was ``asked`` for and the ``commit``, None where that is unknown; nothing for local data.
+    """
+    if isinstance(source, LinesSource) or source.dataset is None or is_folder(source.dataset, data_dir):
+        return source, None
+    commit = resolve_commit(source.dataset)
+    revision = {"asked": source.dataset.revision, "commit": commit}
+    if commit is None:
+        return source, revision
+    dataset = source.dataset.model_copy(update={"revision": commit})
+    return source.model_copy(update={"dataset": dataset}), revision
 
 
 def recorded_bad(source: StoredSource) -> list[Bad]:

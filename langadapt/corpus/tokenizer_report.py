@@ -4,7 +4,8 @@
         --text bo=bo.txt --text zh=pairs.jsonl:zh --output tokenizer_report
 
 A text is a file of lines, or a .jsonl file and the field to read. Writes tokenizer_report.json, .md and .png into the
-output folder. Text is brought into the normal form of its language first, as it is for training.
+output folder. Text is brought into the normal form of its language first, as it is for training. The data report of
+stage 1 holds the same of a sample of its sources.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from langadapt.figures import color_of, label, new_figure, note, save_figure
 from langadapt.files import probe_folder, read_jsonl, read_lines, write_json, write_text
 from langadapt.models import encode_texts, load_tokenizer
 from langadapt.recipe.language import load_language
+from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.text import normalize, units
 
 Table = dict[str, Any]
@@ -59,6 +61,12 @@ def measure_tokenizers(tokenizers: Mapping[str, PreTrainedTokenizerBase], texts:
         for name, tokenizer in tokenizers.items():
             table["tokenizers"][name]["languages"][code] = _measures(sizes, tokenizer, ids[name])
     return table
+
+
+def open_tokenizers(settings: PreprocessSettings, own: PreTrainedTokenizerBase) -> dict[str, PreTrainedTokenizerBase]:
+    """Return the recipe's ``own`` tokenizer, then those to compare with it, by name; raise `UserError` without one."""
+    others = [load_tokenizer(name) for name in settings.tokenizer_report]
+    return dict(zip(_short_names([settings.tokenizer, *settings.tokenizer_report]), [own, *others], strict=True))
 
 
 def tokenizer_table(table: Table) -> str:

@@ -43,6 +43,13 @@ class CleaningSettings(Settings):
         default=1.0, description="highest share of a pair's distinct units that stand on both sides", ge=0, le=1
     )
 
+    @property
+    def measures_texts(self) -> bool:
+        """Whether any filter has to look into the texts."""
+        single = (self.script_share, self.min_units) != (0, 0) or self.max_units is not None
+        shares = min(self.max_damaged, self.max_markup, self.max_repetition) < 1
+        return single or shares or self.length_ratio is not None
+
 
 class DeduplicationSettings(Settings):
     """Which texts count as one. Of each cluster of them one is kept."""
@@ -55,3 +62,8 @@ class DeduplicationSettings(Settings):
         le=1,
     )
     shingle: int = Field(default=5, description="units in the runs that are compared", gt=0)
+
+    @property
+    def measures_texts(self) -> bool:
+        """Whether anything is to be found at all."""
+        return self.exact or self.near is not None

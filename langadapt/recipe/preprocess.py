@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -10,33 +12,9 @@ from pydantic import Field, model_validator
 
 from langadapt.recipe.cleaning import CleaningSettings, DeduplicationSettings
 from langadapt.recipe.language import Direction
+from langadapt.recipe.mixtures import Mixture, RecordPart, TextPart
 from langadapt.recipe.settings import Settings
 from langadapt.recipe.sources import InstructionsSource, PreferencesSource, Source, languages_of
-
-
-class CptMixture(Settings):
-    """What continual pretraining reads."""
-
-    sources: list[str] = Field(description="names of sources; texts are drawn from all of them alike", min_length=1)
-    count: int = Field(description="texts to train on", gt=0)
-
-
-class SftPart(Settings):
-    """One part of the fine-tuning mixture."""
-
-    source: str = Field(description="name of a source")
-    task: Literal["instruction", "translation"] = Field(description="what the records are")
-    direction: Direction = Field(description="language asked in - language answered in, e.g. zh-bo or bo-bo")
-    count: int = Field(description="records to train on", gt=0)
-    max_share: float = Field(
-        1.0, description="cut this part, never another, to stay within this share of the mixture", gt=0, le=1
-    )
-
-    @property
-    def languages(self) -> tuple[str, str]:
-        """The source and target language codes of the direction."""
-        source, _, target = self.direction.partition("-")
-        return source, target
 
 
 class HeldOutSize(Settings):
@@ -56,6 +34,10 @@ class Download(Settings):
     revision: str = Field("main", description="branch, tag or commit; the commit it resolved to is recorded")
     patterns: list[str] | None = Field(None, description="file name patterns to fetch (default: all)")
 
+    def folder(self, data_dir: str) -> Path:
+        """Return the folder it goes to."""
+        return Path(self.local_dir.replace("{data_dir}", data_dir))
+
 
 class PreprocessSettings(Settings):
     """Everything stage 1 can be told."""
@@ -64,6 +46,9 @@ class PreprocessSettings(Settings):
     language: str = Field(description="code of the language being taught (configs/languages)")
     data_dir: str = Field("hf_data", description="the folder that holds the sources")
     tokenizer: str = Field(description="tokenizer that lengths are counted with: a folder or a hub name")
+    tokenizer_report: list[str] = Field(
+        default_factory=list, description="other tokenizers to compare with it in the data report"
+    )
     template: str | None = Field(None, description="chat template by name; null: the tokenizer's own")
     output_dir: str = Field(description="where the files go, e.g. hf_data/tibetan_datasets")
     cutoff_len: int = Field(4096, description="longest record in tokens in the *_filtered_* files", gt=0)
@@ -80,8 +65,11 @@ class PreprocessSettings(Settings):
         description="test sets from elsewhere, kept out of training: files below data_dir, text with one sentence a "
         "line or any records (.json, .jsonl, .csv, .tsv, .parquet), whose texts all count",
     )
-    cpt: CptMixture = Field(description="the texts of continual pretraining")
-    sft: list[SftPart] = Field(description="the parts of the fine-tuning mixture", min_length=1)
+    cpt: Mixture[TextPart] = Field(description="the texts of continual pretraining")
+    sft: Mixture[RecordPart] = Field(description="the records of fine-tuning")
+    split_long_pairs: bool = Field(
+        True, description="cut text pairs longer than cutoff_len into aligned segments where that can be done surely"
+    )
     test: HeldOutSize = Field(HeldOutSize(), description="the held-out sets")
     prompts: dict[Direction, list[str]] = Field(
         default_factory=dict, description="prompts for text pairs by direction; {text} stands for the source text"
@@ -95,43 +83,65 @@ class PreprocessSettings(Settings):
 
     @model_validator(mode="after")
     def _agree(self) -> PreprocessSettings:
-        problems = []
-        repeated = [name for name, count in Counter(self.cpt.sources).items() if count > 1]
-        problems += [f"cpt.sources names {name!r} twice" for name in repeated]
-        parts = Counter((part.source, part.task, part.direction) for part in self.sft)
-        problems += [f"sft has {' '.join(part)} twice; add up their counts" for part, n in parts.items() if n > 1]
-        if sum(part.max_share for part in self.sft if part.max_share < 1) >= 1:
-            problems.append("the max_share of the parts of sft add up to 1 or more; nothing is left for the others")
-        for name in self.cpt.sources:
-            if name not in self.sources:
-                problems.append(
-                    f"cpt.sources names {name!r}, which is not among the sources ({', '.join(self.sources)})"
-                )
-            elif isinstance(source := self.sources[name], InstructionsSource | PreferencesSource):
-                problems.append(
-                    f"cpt.sources names {name!r}, whose layout is {source.layout}; texts come from lines, fields, pairs"
-                )
-            elif self.language not in languages_of(source):
-                problems.append(f"cpt.sources names {name!r}, which has no text in {self.language!r}")
-        for index, part in enumerate(self.sft):
-            if part.source not in self.sources:
-                problems.append(f"sft.{index}.source is {part.source!r}, which is not among the sources")
-                continue
-            source = self.sources[part.source]
-            missing = set(part.languages) - set(languages_of(source))
-            if missing:
-                problems.append(f"sft.{index}: the source {part.source!r} has no {', '.join(sorted(missing))}")
-            if isinstance(source, PreferencesSource):
-                problems.append(f"sft.{index}: {part.source!r} holds preferences, which are not for fine-tuning")
-            elif not isinstance(source, InstructionsSource):
-                if part.task != "translation":
-                    problems.append(
-                        f"sft.{index}: text pairs of {part.source!r} give task translation, not {part.task}"
-                    )
-                elif not self.prompts.get(part.direction):
-                    problems.append(f"sft.{index}: no prompts for {part.direction}; add them under `prompts`")
+        problems = [*self._problems_of_cpt(), *self._problems_of_sft(), *self._problems_of_download()]
+        named = Counter([self.tokenizer, *self.tokenizer_report])
+        problems += [
+            f"tokenizer_report names {name!r} once more; the recipe's own tokenizer is always in the report"
+            for name, n in named.items()
+            if n > 1
+        ]
         for direction, prompts in self.prompts.items():
             problems += [f"prompts.{direction}: {p!r} lacks {{text}}" for p in prompts if p.count("{text}") != 1]
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _problems_of_cpt(self) -> Iterator[str]:
+        seen: set[tuple[str, str]] = set()
+        for index, part in enumerate(self.cpt.parts):
+            code = part.language or self.language
+            if (part.source, code) in seen:
+                yield f"cpt.parts.{index} names {part.source!r} in {code!r} once more; see `repeats`"
+            seen.add((part.source, code))
+            if (source := self.sources.get(part.source)) is None:
+                yield self._no_source(f"cpt.parts.{index}", part.source)
+            elif isinstance(source, InstructionsSource | PreferencesSource):
+                yield (
+                    f"cpt.parts.{index}: the layout of {part.source!r} is {source.layout}; texts come from lines, "
+                    "fields, pairs"
+                )
+            elif code not in languages_of(source):
+                yield f"cpt.parts.{index}: the source {part.source!r} has no text in {code!r}"
+
+    def _problems_of_sft(self) -> Iterator[str]:
+        seen: set[tuple[str, ...]] = set()
+        for index, part in enumerate(self.sft.parts):
+            what = (part.source, part.task, part.direction)
+            if what in seen:
+                yield f"sft.parts.{index} is {' '.join(what)} once more; add up their counts"
+            seen.add(what)
+            if (source := self.sources.get(part.source)) is None:
+                yield self._no_source(f"sft.parts.{index}", part.source)
+                continue
+            if missing := set(part.languages) - set(languages_of(source)):
+                yield f"sft.parts.{index}: the source {part.source!r} has no {', '.join(sorted(missing))}"
+            if isinstance(source, PreferencesSource):
+                yield f"sft.parts.{index}: {part.source!r} holds preferences, which are not for fine-tuning"
+            elif not isinstance(source, InstructionsSource):
+                if part.task != "translation":
+                    yield f"sft.parts.{index}: text pairs of {part.source!r} give task translation, not {part.task}"
+                elif not self.prompts.get(part.direction):
+                    yield f"sft.parts.{index}: no prompts for {part.direction}; add them under `prompts`"
+
+    def _problems_of_download(self) -> Iterator[str]:
+        homes: dict[str, int] = {}
+        for index, item in enumerate(self.download):
+            first = homes.setdefault(os.path.abspath(item.folder(self.data_dir)), index)
+            if first != index:
+                yield (
+                    f"download.{index} has the local_dir of download.{first}, {item.local_dir}; each would take the "
+                    "other's files for its own. Give each a folder, or fetch one repository at once by its `patterns`"
+                )
+
+    def _no_source(self, key: str, name: str) -> str:
+        return f"{key}.source is {name!r}, which is not among the sources ({', '.join(self.sources)})"

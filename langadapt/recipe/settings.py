@@ -108,7 +108,8 @@ def _describe(
         return f"{place}: unknown key `{name}`. {hint}"
     if problem["type"] == "missing":
         return f"{place}: the key `{name}` is missing."
-    message = problem["msg"].removeprefix("Value error, ")
+    # Of a key with keys of its own, pydantic also names the class, which is nothing to a reader of YAML.
+    message = problem["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
     if not path:
         return f"{place}: {message}"
     return f"{place}: `{name}` is {problem['input']!r}: {message[:1].lower()}{message[1:]}."

@@ -44,7 +44,7 @@ class HubDataset(Settings):
     name: str = Field(description="organisation/name on the hub, or a folder below data_dir")
     config: str | None = Field(None, description="configuration of the data set (default: its own)")
     split: str = Field("train", description="split, also part of one: train[:5%]")
-    revision: str = Field("main", description="branch, tag or commit on the hub")
+    revision: str = Field("main", description="branch, tag or commit on the hub; the commit it resolved to is recorded")
 
 
 class _Source(Settings):

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 import regex
@@ -33,7 +34,7 @@ _HASH_BITS = np.uint64(48)
 class Ragged:
     """Rows of different lengths in one array: row k is ``values[offsets[k]:offsets[k + 1]]``."""
 
-    values: NDArray[np.generic]
+    values: NDArray[Any]
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from langadapt.corpus.reading.containers import BATCH, Item, arrow_records, require_columns
 from langadapt.errors import UserError
 from langadapt.recipe.sources import HubDataset
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 def place_of(dataset: HubDataset) -> str:
@@ -15,25 +23,68 @@ def place_of(dataset: HubDataset) -> str:
     return dataset.name if dataset.revision == "main" else f"{dataset.name}@{dataset.revision}"
 
 
+def is_folder(dataset: HubDataset, data_dir: str) -> bool:
+    """Say whether a data set is a folder below ``data_dir``, which goes before one of that name on the hub."""
+    return _folder(dataset, data_dir).is_dir()
+
+
+def resolve_commit(dataset: HubDataset) -> str | None:
+    """Return the commit on the hub that the revision stands for, or None where that cannot be known.
+
+    Without a connection it is the commit that the cache of `datasets` holds, the newest there, which is what is read
+    then. Raises `UserError` as `iter_dataset` does.
+    """
+    with _explained(dataset):
+        commit = str(_open_from_hub(dataset).hash)
+    return commit if _COMMIT.fullmatch(commit) else None
+
+
 def iter_dataset(dataset: HubDataset, data_dir: str, required: Sequence[str]) -> Iterator[Item]:
     """Yield ``(row number from 1, record)`` or `Bad` for each row; only the ``required`` columns are read, and ``id``.
 
-    A folder below ``data_dir`` goes before a data set of that name on the hub; it may hold data files or what
-    `datasets.Dataset.save_to_disk` wrote. What the hub sends is kept in the cache of `datasets` and mapped into
-    memory; code in a data set is never run. Raises `UserError` where there is no such data set, configuration, split,
-    revision or column, or no connection.
+    A folder may hold data files or what `datasets.Dataset.save_to_disk` wrote. What the hub sends is kept in the cache
+    of `datasets` and mapped into memory; code in a data set is never run. Raises `UserError` where there is no such
+    data set, configuration, split, revision or column, or no connection.
     """
     import datasets
 
-    folder = Path(data_dir).expanduser() / Path(dataset.name).expanduser()
-    try:
+    folder = _folder(dataset, data_dir)
+    with _explained(dataset):
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             data = datasets.load_from_disk(folder)
             data = data[dataset.split] if isinstance(data, datasets.DatasetDict) else data
         elif folder.is_dir():
             data = datasets.load_dataset(str(folder), dataset.config, split=dataset.split)
         else:
-            data = datasets.load_dataset(dataset.name, dataset.config, split=dataset.split, revision=dataset.revision)
+            builder = _open_from_hub(dataset)
+            builder.download_and_prepare()
+            data = builder.as_dataset(dataset.split)
+    require_columns(place_of(dataset), data.column_names, required)
+    if required:
+        data = data.select_columns([name for name in data.column_names if name in (*required, "id")])
+    yield from arrow_records(place_of(dataset), data.with_format("arrow").iter(BATCH))
+
+
+def _folder(dataset: HubDataset, data_dir: str) -> Path:
+    return Path(data_dir).expanduser() / Path(dataset.name).expanduser()
+
+
+def _open_from_hub(dataset: HubDataset) -> DatasetBuilder:
+    import datasets
+
+    builder = datasets.load_dataset_builder(dataset.name, dataset.config, revision=dataset.revision)
+    # Without a connection `datasets` takes the newest commit in its cache, whichever was asked for.
+    if _COMMIT.fullmatch(dataset.revision) and builder.hash != dataset.revision:
+        raise ValueError(f"no connection, and the newest commit in the cache is {builder.hash}")
+    return builder
+
+
+@contextmanager
+def _explained(dataset: HubDataset) -> Iterator[None]:
+    import datasets
+
+    try:
+        yield
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         cause = f"{error.__cause__ or error}".strip().splitlines()[0]
         raise UserError(
@@ -41,7 +92,3 @@ def iter_dataset(dataset: HubDataset, data_dir: str, required: Sequence[str]) ->
             "`revision`, and the connection; where there is none, fetch it elsewhere (hf download --repo-type dataset "
             f"{dataset.name}) and give its folder as `name`."
         ) from None
-    require_columns(place_of(dataset), data.column_names, required)
-    if required:
-        data = data.select_columns([name for name in data.column_names if name in (*required, "id")])
-    yield from arrow_records(place_of(dataset), data.with_format("arrow").iter(BATCH))

@@ -38,14 +38,16 @@ from langadapt.recipe.sources import (
 Row = TextRow | TurnRow | Dropped
 RecordSource = FieldsSource | PairsSource | InstructionsSource | PreferencesSource
 
-_BLANK = "blank in at least one language"
+_BLANK = "blank in every language"
+_HALF = "blank in at least one language"
 _PAIR_COLUMNS = ("source", "target", "source_lang")
 
 
 def read_rows(source: Source, data_dir: str, way_out: str) -> Iterator[Row | Bad]:
     """Yield what a source holds, record by record in the order of its files, all texts as `prepare` returns them.
 
-    A record that cannot be read is a `Bad`, one of no use a `Dropped`. The lines of a `lines` source belong together
+    A record that cannot be read is a `Bad`, one of no use a `Dropped`; a record with text in some of its languages only
+    has empty texts in the others. The lines of a `lines` source belong together
     by number here; files to be re-aligned are not read this way. Memory does not grow with the files, but by about
     100 bytes a pair of a `pairs` source. Raises `UserError`, with ``way_out``, for files that are missing, empty or
     damaged beyond the record.
@@ -145,6 +147,8 @@ def _read_pair(source: PairsSource, seen: dict[str, set[bytes]], number: int, re
     row = _text_row(source, number, _key(record), {asked: text, answered: translation})
     if isinstance(row, Dropped):
         return row
+    if not all(row.texts.values()):
+        return Dropped(number, _HALF, excerpt(" | ".join(row.texts.values())))
     texts = {code: row.texts[code] for code in source.languages}
     digest = blake2b("\0".join(texts.values()).encode(), digest_size=16).digest()
     if digest in seen[answered]:
@@ -157,8 +161,8 @@ def _text_row(
     source: LinesSource | FieldsSource | PairsSource, number: int, key: str | None, texts: dict[str, str]
 ) -> TextRow | Dropped:
     prepared = {code: prepare(text, code, source.convert.get(code)) for code, text in texts.items()}
-    if not all(prepared.values()):
-        return Dropped(number, _BLANK, excerpt(" | ".join(prepared.values())))
+    if not any(prepared.values()):
+        return Dropped(number, _BLANK, "")
     return TextRow(number, key, prepared)
 
 

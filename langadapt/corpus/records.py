@@ -1,0 +1,163 @@
+"""From documents of a source to records that may be drawn: texts, instructions, and pairs in prompts, long ones cut."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from langadapt.corpus.alignment.segments import split_pair
+from langadapt.corpus.cleaning import unlike_pairs
+from langadapt.corpus.collection import Collection, Documents
+from langadapt.corpus.lengths import excess
+from langadapt.corpus.templates import Templates
+from langadapt.corpus.twins import RUN
+from langadapt.files.records import Record
+from langadapt.models import user_turn
+from langadapt.recipe import load_language
+from langadapt.recipe.mixtures import RecordPart
+from langadapt.recipe.preprocess import PreprocessSettings
+from langadapt.text import units
+from langadapt.text.blocks import TextBlock
+
+_BATCH = 128  # records
+_FILL = 0.95  # of the cutoff: segments of a document differ a little in tokens a byte
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A record that may be drawn, and every text by which twins are told."""
+
+    record: Record
+    texts: list[str]  # its own and their translations, without the words of prompt templates
+    prompt: str = ""  # what the user says, whole: held-out text may be quoted anywhere in it
+    clusters: tuple[int, ...] = ()  # of equal and near texts, all its languages
+    problem: str | None = None  # why it is not to be used after all
+    segment: int = 0  # number of the segment from 0, of a document that was cut
+
+
+def read_texts(collection: Collection, documents: Documents, code: str) -> list[Candidate]:
+    """Return the texts of some documents in one language."""
+    rows = zip(collection.ids(documents), collection.read(documents), collection.all_clusters(documents), strict=True)
+    return [
+        Candidate(
+            {"id": id_, "source": collection.name, "task": "lm", "language": code, "text": texts[code]},
+            list(texts.values()),
+            clusters=clusters,
+        )
+        for id_, texts, clusters in rows
+    ]
+
+
+def read_instructions(
+    collection: Collection, documents: Documents, part: RecordPart, templates: Templates
+) -> list[Candidate]:
+    """Return some records of a source of instructions."""
+    rows = zip(
+        collection.ids(documents), collection.read_records(documents), collection.all_clusters(documents), strict=True
+    )
+    candidates = []
+    for id_, row, clusters in rows:
+        record = {"id": id_, **_labels(part), **row}
+        if part.task == "translation":
+            record["source_text"] = row["input"] or templates.content(row["instruction"])
+        candidates.append(Candidate(record, comparable_texts(record, templates), user_turn(record), clusters))
+    return candidates
+
+
+class PairReader:
+    """Reads documents of text pairs as translations to learn; those longer than the cutoff in aligned segments."""
+
+    def __init__(
+        self,
+        settings: PreprocessSettings,
+        part: RecordPart,
+        collection: Collection,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> None:
+        self._settings, self._part, self._collection, self._tokenizer = settings, part, collection, tokenizer
+        self._asked, self._answered = part.languages
+        self._languages = load_language(self._asked), load_language(self._answered)
+
+    def read(self, documents: Documents) -> list[Candidate]:
+        """Return some documents as candidates, one each or one a segment, in order."""
+        collection = self._collection
+        ids = [f"{id_}:{self._part.direction}" for id_ in collection.ids(documents)]
+        texts = collection.read(documents)
+        candidates = [
+            Candidate(self._record(id_, own[self._asked], own[self._answered]), list(own.values()), clusters=clusters)
+            for id_, own, clusters in zip(ids, texts, collection.all_clusters(documents), strict=True)
+        ]
+        if self._settings.split_long_pairs:
+            lengths = excess(self._tokenizer, [candidate.record for candidate in candidates], self._settings.cutoff_len)
+            pieces = (
+                self._cut(candidate, tokens) if tokens else [candidate]
+                for candidate, tokens in zip(candidates, lengths, strict=True)
+            )
+            candidates = [candidate for some in pieces for candidate in some]
+        return self._judged(candidates)
+
+    def _cut(self, candidate: Candidate, tokens: int) -> list[Candidate]:
+        """Return the segments of a document that takes so many tokens; the whole where it cannot surely be cut."""
+        source, target = candidate.record["source_text"], candidate.record["output"]
+        longest = int((len(source.encode()) + len(target.encode())) * self._settings.cutoff_len / tokens * _FILL)
+        segments = split_pair(source, target, *self._languages, longest)
+        return [
+            replace(
+                candidate,
+                record=self._record(f"{candidate.record['id']}/{number}", *segment),
+                texts=list(segment),
+                segment=number - 1,
+            )
+            for number, segment in enumerate(segments, start=1)
+        ] or [candidate]
+
+    def _judged(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        source, target = (TextBlock([c.record[key] for c in candidates]) for key in ("source_text", "output"))
+        problems = unlike_pairs(source, target, self._settings.cleaning)
+        return [replace(candidate, problem=problem) for candidate, problem in zip(candidates, problems, strict=True)]
+
+    def _record(self, record_id: str, source: str, target: str) -> Record:
+        prompts = self._settings.prompts[self._part.direction]
+        prompt = prompts[zlib.crc32(f"{self._settings.seed}:{record_id}".encode()) % len(prompts)]
+        return {
+            "id": record_id,
+            **_labels(self._part),
+            "instruction": prompt.replace("{text}", source),
+            "input": "",
+            "output": target,
+            "source_text": source,
+        }
+
+
+def _labels(part: RecordPart) -> dict[str, str]:
+    asked, answered = part.languages
+    return {"source": part.source, "task": part.task, "source_lang": asked, "target_lang": answered}
+
+
+def comparable_texts(record: Record, templates: Templates) -> list[str]:
+    """Return the texts of a written record by which twins are told, without the words of prompt templates.
+
+    The answer to an instruction counts only from `RUN` units on: short answers ("politics", "yes") are shared by many
+    records that have nothing else in common.
+    """
+    if record["task"] == "lm":
+        return [record["text"]]
+    if record["task"] == "translation":
+        return [record["source_text"], record["output"]]
+    turns: list[Any] = [*record.get("history", ()), (user_turn(record), record["output"])]
+    answers = [answer for _, answer in turns if len(units(answer)) >= RUN]
+    return [*(templates.content(asked) for asked, _ in turns), *answers]
+
+
+def prompts_of(collections: Sequence[Collection]) -> Iterator[str]:
+    """Yield what the user says in every instruction record of every source."""
+    for collection in collections:
+        if collection.directions is not None:
+            for start in range(0, collection.size, _BATCH):
+                documents = np.arange(start, min(start + _BATCH, collection.size))
+                yield from map(user_turn, collection.read_records(documents))
