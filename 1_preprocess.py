@@ -45,14 +45,15 @@ def main() -> None:
         with progress.phase("drawing held-out sets"):
             templates = corpus.Templates(corpus.prompts_of(collections))
             cpt = corpus.cpt_pools(settings, collections)
-            sft = corpus.sft_pools(settings, collections, templates, tokenizer)
+            cutoff = corpus.Cutoff(tokenizer, settings.cutoff_len)
+            sft = corpus.sft_pools(settings, collections, templates, cutoff)
             corpus.check_not_empty(cpt, sft)
             measure = partial(corpus.token_lengths, tokenizer)
             draw = corpus.Draw(cpt, sft, settings.test, measure, test_sets)
         report = corpus.describe_inputs(settings, sources, templates)
         report["tokenizers"] = corpus.measure_tokenizers(tokenizers, corpus.sample_texts(collections, settings.seed))
         with progress.phase("drawing training sets") as advance:
-            report |= corpus.write_dataset(folder, settings, draw, {"cpt": cpt, "sft": sft}, tokenizer, work, advance)
+            report |= corpus.write_dataset(folder, settings, draw, {"cpt": cpt, "sft": sft}, cutoff, work, advance)
         with progress.phase("checking") as advance:
             report["disjoint"] = corpus.prove_disjoint(folder, report, templates, test_sets, advance)
         corpus.write_report(folder, report, sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -134,6 +135,31 @@ def test_blank_line_drops_one_text_and_shifts_nothing(stage_1: Callable, tmp_pat
     pairs = {(r["source_text"], r["output"]) for r in read(tmp_path, "tibetan_sft_final.json") if r["source"] == "cute"}
     true = {(sentence(n)[code], sentence(n)["bo"]) for n in range(NUMBER_OF_PAIRS) for code in ("zh", "en")}
     assert pairs <= true
+
+
+def test_pairs_longer_than_the_cutoff_are_cut_where_both_texts_have_a_sentence_end(
+    stage_1: Callable, tmp_path: Path
+) -> None:
+    join = {"bo": " ", "zh": "", "en": " "}
+    documents = [
+        {code: gap.join(sentence(10 * n + k)[code] for k in range(8)) for code, gap in join.items()}
+        for n in range(NUMBER_OF_PAIRS)
+    ]
+    write_sources(tmp_path / "data", documents)
+    assert stage_1(tmp_path / "data", "cutoff_len=600", "split_long_pairs=false").returncode == 0
+    whole = [r for r in read(tmp_path, "tibetan_sft_final.json") if r["source"] == "cute"]
+    fitting = [r for r in read(tmp_path, "tibetan_sft_filtered_600.json") if r["source"] == "cute"]
+    assert whole
+    assert not fitting
+    assert stage_1(tmp_path / "data", "cutoff_len=600").returncode == 0
+    pieces = [r for r in read(tmp_path, "tibetan_sft_filtered_600.json") if r["source"] == "cute"]
+    assert len(pieces) > len(whole)
+    for record in pieces:
+        assert re.fullmatch(r"cute:\d+:(zh|en)-bo/\d", record["id"])
+        asked, answered = (re.findall(r"\d{4}", record[key]) for key in ("source_text", "output"))
+        assert asked == answered != []
+    drawn = read(tmp_path, "data_report.json")["draws"]["cute translation zh-bo"]
+    assert drawn["more by cutting long pairs"] > 0
 
 
 def test_odd_lines_and_records_are_counted_and_stop_nothing(stage_1: Callable, sources: Path, tmp_path: Path) -> None:

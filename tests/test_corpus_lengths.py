@@ -24,6 +24,7 @@ RECORDS += [
         "history": [["x", "yy"], ["z", TIBETAN[0]]],
     }
 ]
+RECORDS = [{"id": str(k), **record} for k, record in enumerate(RECORDS)]
 
 
 def one_by_one(tokenizer, record) -> int:
@@ -41,7 +42,7 @@ def test_batches_and_shortcut_equal_one_by_one(tiny_model: Path, monkeypatch: py
     count = lengths.token_lengths
     monkeypatch.setattr(lengths, "token_lengths", lambda t, r: tokenised.append(len(r)) or count(t, r))
     for cutoff in (1, 5, 20, 50, 100, 150, 400):
-        assert lengths.excess(tokenizer, RECORDS, cutoff) == [n if n > cutoff else 0 for n in expected]
+        assert lengths.Cutoff(tokenizer, cutoff).excess(RECORDS) == [n if n > cutoff else 0 for n in expected]
     assert tokenised[-1] == 0, "nothing has 400 bytes"
     assert tokenised[0] > 0
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
+    "Cutoff": "lengths",
     "Draw": "drawing",
     "Progress": "progress",
     "Templates": "templates",

@@ -72,6 +72,7 @@ def prove_disjoint(
                 ]
             )
             held_out += len(records)
+    index.settle()
     compared = 0
     for part in TRAINING:
         for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):

@@ -11,10 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from langadapt.corpus.drawing import Draw, cut_to_share
-from langadapt.corpus.lengths import cutoff_suffix, excess
+from langadapt.corpus.lengths import Cutoff, cutoff_suffix
 from langadapt.corpus.pools import Pool
 from langadapt.corpus.progress import Advance
 from langadapt.files import atomic_path, sha256_of
@@ -31,7 +29,7 @@ def write_dataset(
     settings: PreprocessSettings,
     draw: Draw,
     mixtures: Mapping[str, Sequence[Pool]],
-    tokenizer: PreTrainedTokenizerBase,
+    cutoff: Cutoff,
     work: Path,
     advance: Advance,
 ) -> dict[str, Any]:
@@ -48,22 +46,22 @@ def write_dataset(
     whole = sum(_cost(pool) for pools in mixtures.values() for pool in pools) or 1
     for kind, pools in mixtures.items():
         tests = Spool(work / f"{kind}_test.jsonl")
-        test = tests.add(held_out[kind], tokenizer, settings.cutoff_len)
+        test = tests.add(held_out[kind], cutoff)
         short = tests.short(test)
         files |= tests.write(folder / f"{settings.name}_{kind}_test.json", test)
         files |= tests.write(folder / f"{settings.name}_{kind}_test_{filtered}.json", short)
         longer[f"{kind}_test_{filtered}"] = len(test) - len(short)
 
         spool = Spool(work / f"{kind}_final.jsonl")
-        cutoff = settings.cutoff_len if kind == "sft" else None  # documents are cut and packed in training
+        filters = kind == "sft"  # documents are cut and packed in training
         shares = {pool.name: pool.max_share for pool in pools if pool.max_share < 1}
         parts: Parts = {}
         for pool in pools:
             records = _reported(draw.training(pool), advance, _cost(pool) / whole / max(1, pool.budget.amount))
-            parts[pool.name] = spool.add(records, tokenizer, cutoff)
+            parts[pool.name] = spool.add(records, cutoff if filters else None)
         cut[f"{kind}_final"] = cut_to_share(parts, shares)
         files |= spool.write(folder / f"{settings.name}_{kind}_final.json", _shuffled(parts, settings.seed))
-        if cutoff is not None:
+        if filters:
             fitting = {name: spool.short(numbers) for name, numbers in parts.items()}
             longer["by part"] = {name: len(parts[name]) - len(fitting[name]) for name in parts}
             longer[f"{kind}_{filtered}"] = sum(longer["by part"].values())
@@ -79,7 +77,7 @@ def write_dataset(
 
 
 class Spool:
-    """Records on disk by number, at 8 bytes of memory each; written anew by every run."""
+    """Records on disk by number, at some 50 bytes of memory each; written anew by every run."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -88,14 +86,14 @@ class Spool:
         self._long: set[int] = set()
         path.write_bytes(b"")
 
-    def add(self, records: Iterable[Record], tokenizer: PreTrainedTokenizerBase, cutoff: int | None) -> list[int]:
-        """Add records and return their numbers; those that take more tokens than ``cutoff`` are noted."""
+    def add(self, records: Iterable[Record], cutoff: Cutoff | None) -> list[int]:
+        """Add records and return their numbers; those longer than ``cutoff`` are noted."""
         first = len(self._parts)
         with open(self._path, "ab") as handle:
             for batch in _batched(records):
                 if cutoff is not None:
-                    lengths = excess(tokenizer, batch, cutoff)
-                    self._long |= {len(self._parts) + k for k, tokens in enumerate(lengths) if tokens}
+                    excess = cutoff.excess(batch)
+                    self._long |= {len(self._parts) + k for k, tokens in enumerate(excess) if tokens}
                 for record in batch:
                     line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
                     handle.write(line)

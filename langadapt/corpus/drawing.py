@@ -63,7 +63,9 @@ class Draw:
             "cpt": {"wanted": size.cpt, "held out": len(self.cpt_test)},
             "sft": {"wanted": size.sft, "held out": len(self.sft_test)},
         }
+        self._index.settle()
         self._block_twins_of_held_out([pool for pool in sft if pool.translates])
+        self._index.settle()
 
     def _hold_out(self, pools: Sequence[Pool], wanted: int, max_share: float) -> list[Record]:
         chosen: list[Record] = []

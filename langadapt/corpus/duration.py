@@ -7,7 +7,7 @@ from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.sources import COMPRESSED, LinesSource
 
 # Seconds a gigabyte on two cores (docs/RESULTS.md); only how they compare matters.
-_READING, _SCANNING, _PAIRING, _DUPLICATES, _HOLDING_OUT, _DRAWING, _CHECKING = 15.0, 60.0, 20.0, 3.0, 5.0, 30.0, 10.0
+_READING, _SCANNING, _PAIRING, _DUPLICATES, _HOLDING_OUT, _DRAWING, _CHECKING = 15.0, 30.0, 12.0, 1.5, 5.0, 12.0, 3.0
 _UNPACKED = 4  # bytes that a byte of compressed text makes
 
 

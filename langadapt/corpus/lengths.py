@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -44,22 +43,29 @@ def token_lengths(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record])
     return lengths
 
 
-def excess(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record], cutoff: int) -> list[int]:
-    """Return how many tokens each record takes that takes more than ``cutoff``, and 0 for all others.
+class Cutoff:
+    """Which records take more tokens than a cutoff. Each record is measured once, told by its id."""
 
-    Byte-level BPE makes no more tokens than there are bytes, so that a record of no more bytes needs no tokenizer.
-    """
-    unsure = list(range(len(records)))
-    if bounded_by_bytes(tokenizer):
-        unsure = [k for k in unsure if _bytes_of(tokenizer, records[k]) > cutoff]
-    found = [0] * len(records)
-    for k, length in zip(unsure, token_lengths(tokenizer, [records[k] for k in unsure]), strict=True):
-        if length > cutoff:
-            found[k] = length
-    return found
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, cutoff: int) -> None:
+        self.cutoff = cutoff
+        self._tokenizer = tokenizer
+        self._bounded = bounded_by_bytes(tokenizer)
+        self._excess: dict[str, int] = {}
+
+    def excess(self, records: Sequence[Record]) -> list[int]:
+        """Return how many tokens each record takes that takes more than the cutoff, and 0 for all others.
+
+        Byte-level BPE makes no more tokens than there are bytes, so that a record of no more bytes needs no tokenizer.
+        """
+        new = [record for record in records if record["id"] not in self._excess]
+        unsure = [r for r in new if not self._bounded or _bytes_of(self._tokenizer, r) > self.cutoff]
+        self._excess |= {record["id"]: 0 for record in new}
+        for record, length in zip(unsure, token_lengths(self._tokenizer, unsure), strict=True):
+            if length > self.cutoff:
+                self._excess[record["id"]] = length
+        return [self._excess[record["id"]] for record in records]
 
 
-@cache
 def bounded_by_bytes(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Say whether a tokenizer makes at most one token a byte of text in NFC: byte-level BPE that adds nothing."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from langadapt.corpus.cleaning import implausible_lengths
 from langadapt.corpus.collection import Collection, Documents
+from langadapt.corpus.lengths import Cutoff
 from langadapt.corpus.mixing import Budget, budgets
 from langadapt.corpus.records import Candidate, PairReader, read_instructions, read_texts
 from langadapt.corpus.storing import TURNS
@@ -71,11 +71,11 @@ def sft_pools(
     settings: PreprocessSettings,
     collections: Sequence[Collection],
     templates: Templates,
-    tokenizer: PreTrainedTokenizerBase,
+    cutoff: Cutoff,
 ) -> list[Pool]:
     """Return one pool for each part of the fine-tuning mixture, in the order of the YAML."""
     by_name = {collection.name: collection for collection in collections}
-    pools = [_sft_pool(settings, part, by_name[part.source], templates, tokenizer) for part in settings.sft.parts]
+    pools = [_sft_pool(settings, part, by_name[part.source], templates, cutoff) for part in settings.sft.parts]
     return _with_budgets(settings.sft, pools)
 
 
@@ -92,12 +92,12 @@ def _sft_pool(
     part: RecordPart,
     collection: Collection,
     templates: Templates,
-    tokenizer: PreTrainedTokenizerBase,
+    cutoff: Cutoff,
 ) -> Pool:
     name = f"{part.source} {part.task} {part.direction}"
     if collection.directions is None:
         documents = _pairs(settings, collection, *part.languages)
-        pairs = PairReader(settings, part, collection, tokenizer)
+        pairs = PairReader(settings, part, collection, cutoff)
         codes = list(dict.fromkeys(part.languages))
         return _pool(settings, part, name, collection, documents, codes, lambda chosen: pairs.read(documents[chosen]))
     documents = np.flatnonzero(

@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from langadapt.corpus.alignment.segments import split_pair
 from langadapt.corpus.cleaning import unlike_pairs
 from langadapt.corpus.collection import Collection, Documents
-from langadapt.corpus.lengths import excess
+from langadapt.corpus.lengths import Cutoff
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import RUN
 from langadapt.files.records import Record
@@ -77,11 +76,12 @@ class PairReader:
         settings: PreprocessSettings,
         part: RecordPart,
         collection: Collection,
-        tokenizer: PreTrainedTokenizerBase,
+        cutoff: Cutoff,
     ) -> None:
-        self._settings, self._part, self._collection, self._tokenizer = settings, part, collection, tokenizer
+        self._settings, self._part, self._collection, self._cutoff = settings, part, collection, cutoff
         self._asked, self._answered = part.languages
         self._languages = load_language(self._asked), load_language(self._answered)
+        self._segments: dict[str, list[tuple[slice, slice]]] = {}  # by document; none for one that cannot be cut
 
     def read(self, documents: Documents) -> list[Candidate]:
         """Return some documents as candidates, one each or one a segment, in order."""
@@ -93,7 +93,7 @@ class PairReader:
             for id_, own, clusters in zip(ids, texts, collection.all_clusters(documents), strict=True)
         ]
         if self._settings.split_long_pairs:
-            lengths = excess(self._tokenizer, [candidate.record for candidate in candidates], self._settings.cutoff_len)
+            lengths = self._cutoff.excess([candidate.record for candidate in candidates])
             pieces = (
                 self._cut(candidate, tokens) if tokens else [candidate]
                 for candidate, tokens in zip(candidates, lengths, strict=True)
@@ -104,8 +104,12 @@ class PairReader:
     def _cut(self, candidate: Candidate, tokens: int) -> list[Candidate]:
         """Return the segments of a document that takes so many tokens; the whole where it cannot surely be cut."""
         source, target = candidate.record["source_text"], candidate.record["output"]
-        longest = int((len(source.encode()) + len(target.encode())) * self._settings.cutoff_len / tokens * _FILL)
-        segments = split_pair(source, target, *self._languages, longest)
+        if candidate.record["id"] not in self._segments:  # documents are read up to three times
+            longest = int((len(source.encode()) + len(target.encode())) * self._cutoff.cutoff / tokens * _FILL)
+            pairs = split_pair(source, target, *self._languages, longest)
+            sides = _slices(source, [pair[0] for pair in pairs]), _slices(target, [pair[1] for pair in pairs])
+            self._segments[candidate.record["id"]] = list(zip(*sides, strict=True))
+        segments = [(source[here], target[there]) for here, there in self._segments[candidate.record["id"]]]
         return [
             replace(
                 candidate,
@@ -132,6 +136,16 @@ class PairReader:
             "output": target,
             "source_text": source,
         }
+
+
+def _slices(text: str, pieces: Sequence[str]) -> list[slice]:
+    """Return where consecutive pieces of a text are in it."""
+    found, end = [], 0
+    for piece in pieces:
+        start = text.index(piece, end)
+        end = start + len(piece)
+        found.append(slice(start, end))
+    return found
 
 
 def _labels(part: RecordPart) -> dict[str, str]:

@@ -11,6 +11,7 @@ from langadapt.files import read_json_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+WAY_OUT = "Check the path, or download the model: python 1_preprocess.py --download."
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -54,6 +55,11 @@ def check_model_folder(path: str | Path) -> list[Path]:
     for shard in shards:
         _check_shard(shard)
     return shards
+
+
+def first_line(error: Exception) -> str:
+    """Return what a library says of an error, in one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_hub_name(name: str, way_out: str = "") -> None:

@@ -7,15 +7,14 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import UserError
-from langadapt.models.folder import find_model, find_tokenizer
+from langadapt.models.folder import WAY_OUT, find_model, first_line
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
-_WAY_OUT = "Check the path, or download the model: python 1_preprocess.py --download."
 _NAMED = 3  # how many tensors an error lists before it only counts
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -37,18 +36,6 @@ def pick_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return _DTYPES[name]
-
-
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a folder or hub name, exactly as its tokenizer.json states it.
-
-    `AutoTokenizer` would choose a class by the model type, and some classes put their own way of cutting text in the
-    place of the file's, without a word. Raises `UserError` when there is no tokenizer.json to be had.
-    """
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(find_tokenizer(name))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{name}: no tokenizer in it ({_first_line(error)}). {_WAY_OUT}") from None
 
 
 def load_model(
@@ -76,7 +63,7 @@ def load_model(
             **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"{name}: the model could not be loaded ({_first_line(error)}). {_WAY_OUT}") from None
+        raise UserError(f"{name}: the model could not be loaded ({first_line(error)}). {WAY_OUT}") from None
     # transformers fills what it does not find with random numbers. Tied weights are not among the missing.
     if missing := sorted(loading["missing_keys"]):
         raise UserError(f"{name}: weights are missing: {_some(missing)}. Copy or download the model again.")
@@ -90,7 +77,3 @@ def load_model(
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:_NAMED]) + (f" and {len(keys) - _NAMED} more" if len(keys) > _NAMED else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
