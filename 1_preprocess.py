@@ -7,6 +7,7 @@
 Writes the files that stages 2 to 4 read, and data_report.md, which accounts for every record.
 """
 
+import itertools
 import shlex
 from functools import partial
 from pathlib import Path
@@ -26,12 +27,13 @@ def main() -> None:
     settings = load_settings(PreprocessSettings, arguments.config, arguments.overrides)
 
     from langadapt import corpus
-    from langadapt.files import staged_folder
+    from langadapt.files import files_vouched_for, staged_folder
 
     if arguments.download:
         corpus.download_sources(settings)
     command = ["python", "1_preprocess.py", "--config", arguments.config, *arguments.overrides, "--download"]
-    stale = f"{settings.name}_*.json"  # files of another cutoff belong to another draw
+    stale = files_vouched_for(settings.output_dir)  # a file of another cutoff belongs to another draw
+    corpus.check_sources_are_kept(settings, stale)
     with (
         corpus.work_folder(settings) as work,
         staged_folder(settings.output_dir, last="data_report.json", stale=stale) as folder,
@@ -39,11 +41,13 @@ def main() -> None:
     ):
         tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
         tokenizers = corpus.open_tokenizers(settings, tokenizer)
-        test_sets = corpus.read_test_sets(settings.test_set_paths)
+        test_sets = corpus.read_test_sets(settings.test_set_paths, settings.conversions)
         sources = corpus.open_sources(settings, shlex.join(command), work, progress)
         collections = sources.collections
         with progress.phase("drawing held-out sets"):
-            templates = corpus.Templates(corpus.prompts_of(collections))
+            prompts = itertools.chain.from_iterable(settings.prompts.values())
+            templates = corpus.Templates(corpus.prompts_of(collections), prompts)
+            test_sets = templates.without_templates(test_sets)
             cpt = corpus.cpt_pools(settings, collections)
             cutoff = corpus.Cutoff(tokenizer, settings.cutoff_len)
             sft = corpus.sft_pools(settings, collections, templates, cutoff)

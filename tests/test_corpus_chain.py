@@ -131,7 +131,9 @@ def test_blank_line_drops_one_text_and_shifts_nothing(stage_1: Callable, tmp_pat
         "zh": 1,
         "en": 1,
     }
-    assert cute["pairs"]["zh-bo"]["kept"] == cute["pairs"]["en-bo"]["kept"] == NUMBER_OF_PAIRS - 1
+    assert (
+        cute["parts"]["translation zh-bo"]["kept"] == cute["parts"]["translation en-bo"]["kept"] == NUMBER_OF_PAIRS - 1
+    )
     pairs = {(r["source_text"], r["output"]) for r in read(tmp_path, "tibetan_sft_final.json") if r["source"] == "cute"}
     true = {(sentence(n)[code], sentence(n)["bo"]) for n in range(NUMBER_OF_PAIRS) for code in ("zh", "en")}
     assert pairs <= true
@@ -177,7 +179,7 @@ def test_odd_lines_and_records_are_counted_and_stop_nothing(stage_1: Callable, s
     cute = read(tmp_path, "data_report.json")["sources"]["cute"]
     assert cute["texts"]["zh"]["dropped"] == {"blank": 1}
     assert cute["texts"]["bo"]["dropped"] == {"script_share: another script": 1}
-    assert cute["pairs"]["zh-bo"]["kept"] == NUMBER_OF_PAIRS - 2
+    assert cute["parts"]["translation zh-bo"]["kept"] == NUMBER_OF_PAIRS - 2
     sft = [*read(tmp_path, "tibetan_sft_final.json"), *read(tmp_path, "tibetan_sft_test.json")]
     assert all(record["instruction"] for record in sft)
     assert all(record["text"].strip("\u200b") for record in read(tmp_path, "tibetan_cpt_final.json"))

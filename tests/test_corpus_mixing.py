@@ -65,8 +65,11 @@ def test_budgets_follow_size_temperature_weight_and_repeats() -> None:
     own = [two[0], two[1] | {"tokens": 5000}]
     assert budgets(mixture(count=100, parts=own), [9000, 1000], [1, 1]) == [Budget(100), Budget(5000, "tokens")]
     assert budgets(mixture(tokens=100, parts=two), [1, 1], [3000, 1000]) == [Budget(75, "tokens"), Budget(25, "tokens")]
-    # Where all there is falls short, what is missing is spread as well, for the report.
-    assert budgets(mixture(count=100, parts=two), [30, 10], [1, 1]) == [Budget(75), Budget(25)]
+    # Nobody gives less because more was asked for than there is; what is missing is asked for all the same.
+    equal = [two[0] | {"weight": 1}, two[1] | {"weight": 1}]
+    assert budgets(mixture(count=910, parts=equal), [10, 900], [1, 1]) == [Budget(10), Budget(900)]
+    assert budgets(mixture(count=912, parts=equal), [10, 900], [1, 1]) == [Budget(11), Budget(901)]
+    assert budgets(mixture(count=100, parts=two), [0, 0], [0, 0]) == [Budget(50), Budget(50)]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +155,30 @@ def test_replay_and_repeats_reach_the_file(draw: Callable, tmp_path: Path) -> No
     assert {record["language"] for record in test} == {"bo"}
     # The parts are mixed, not one behind the other.
     assert len({record["source"] for record in records[:20]}) > 1
+
+
+def test_what_sft_alone_reads_takes_no_text_from_cpt(draw: Callable, tmp_path: Path) -> None:
+    pairs = [json.loads(line)["target"] for line in (tmp_path / "pairs.jsonl").read_text("utf-8").splitlines()]
+    with open(tmp_path / "few.txt", "a", encoding="utf-8") as few:
+        few.write("\n".join(pairs[:30]) + "\n")
+    _, report = draw({"count": 1000, "parts": [{"source": "few"}]})
+    assert report["draws"]["few lm bo"]["available"] == 42
+    assert report["duplicates"]["equal"] == 30
+
+
+def test_one_source_in_two_languages_gives_ids_of_their_own(draw: Callable) -> None:
+    parts = [{"source": "pairs"}, {"source": "pairs", "language": "en"}]
+    records, report = draw({"count": 1000, "parts": parts})
+    ids = [record["id"] for record in records]
+    assert len(ids) == len(set(ids)) > 40
+    assert report["draws"]["pairs lm bo"]["shortfall"] > 0
+
+
+def test_a_cutoff_that_nothing_fits_is_an_error(run_script: Callable, draw: Callable, tmp_path: Path) -> None:
+    draw({"count": 10, "parts": [{"source": "bo"}]})
+    result = run_script("1_preprocess.py", "--config", tmp_path / "recipe.yaml", "cutoff_len=5")
+    assert result.returncode == 2
+    assert "`cutoff_len`=5" in result.stderr
 
 
 def test_a_token_budget_is_met_by_the_record_that_reaches_it(draw: Callable, tiny_model: Path) -> None:

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
+from langadapt.corpus.check import read_test_sets
 from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, open_bytes, prepare, read_rows
 from langadapt.errors import UserError
 from langadapt.files import iter_json_array, json_stream
@@ -578,3 +579,27 @@ def count(keys: dict[str, Any]) -> dict[str, int]:
         else:
             kinds["texts" if isinstance(row, TextRow) else row.reason] += 1
     return dict(kinds)
+
+
+def test_a_pattern_finds_the_files_of_all_folders_below(tmp_path: Path) -> None:
+    for name in ("b/deep/x.jsonl", "a/y.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        write(tmp_path, name, RECORDS[:2])
+    assert len(read(tmp_path, **BO_ZH, file="**")) == 4
+    assert len(read(tmp_path, **BO_ZH, file="b/**")) == 2
+    with pytest.raises(UserError, match=r"c/\*: no file matches. Fetch it"):
+        read(tmp_path, **BO_ZH, file="c/*")
+
+
+def test_a_test_set_without_a_known_suffix_is_text(tmp_path: Path) -> None:
+    text = "".join(f"{line}\n" for line in ENGLISH)
+    (tmp_path / "eng_Latn.devtest").write_text(text, encoding="utf-8")
+    (tmp_path / "eng_Latn.dev.gz").write_bytes(gzip.compress(text.encode()))
+    expected = [(f"{{}}:{number}", line) for number, line in enumerate(ENGLISH, start=1)]
+    for name in ("eng_Latn.devtest", "eng_Latn.dev.gz"):
+        assert read_test_sets([tmp_path / name]) == [(place.format(name), line) for place, line in expected]
+    (tmp_path / "x.devtest").write_bytes(b"good\n\xff\n")
+    with pytest.raises(UserError, match=r"x\.devtest, line 2: not valid UTF-8"):
+        read_test_sets([tmp_path / "x.devtest"])
+    with pytest.raises(UserError, match=r"none\.devtest: no such file"):
+        read_test_sets([tmp_path / "none.devtest"])

@@ -19,7 +19,8 @@ from conftest import REPOSITORY
 
 from langadapt.corpus.cleaning import REASONS, implausible_lengths, reasons_to_drop, repetition, unlike_pairs
 from langadapt.corpus.duplicates import find_clusters
-from langadapt.corpus.scan import bands, similarity
+from langadapt.corpus.scan import BANDS, ScanTask, bands, scan_chunk, similarity
+from langadapt.corpus.turns import spoken_in
 from langadapt.recipe.cleaning import CleaningSettings, DeduplicationSettings
 from langadapt.recipe.language import load_language
 from langadapt.text import units
@@ -176,7 +177,9 @@ def test_stage_1_with_everything_on(run_script: Callable, recipe: Path) -> None:
     assert result.returncode == 0, result.stderr
     report = read(recipe, "data_report.json")
     mono = report["sources"]["mono"]["texts"]["bo"]
-    assert mono["dropped"]["duplicate of a text before"] == 4
+    drawn = report["sources"]["mono"]["parts"]["lm bo"]
+    assert drawn["dropped"]["duplicate of a text before"] == 4
+    assert drawn["read"] == mono["kept"] == drawn["kept"] + 4
     assert mono["dropped"]["quarantined: not valid UTF-8"] == 1
     assert mono["read"] == 300 == mono["kept"] + sum(mono["dropped"].values())
     quarantine = [json.loads(line) for line in (recipe.parent / "out/quarantine.jsonl").read_text().splitlines()]
@@ -243,3 +246,19 @@ def test_workers_and_a_kill_change_nothing(run_script: Callable, recipe: Path, m
     assert finished
     assert run_script("1_preprocess.py", "--config", recipe).returncode == 0
     assert hashes() == first
+
+
+def test_a_chunk_without_a_line_of_its_own_is_no_obstacle(tmp_path: Path) -> None:
+    """The last line is longer than a chunk: no line starts in the last one."""
+    task = ScanTask(tmp_path / "x.txt", False, "bo", None, True, CleaningSettings(), DeduplicationSettings(near=0.8))
+    task.path.write_text("\n".join([tibetan(1, 20), tibetan(2, 500)]), encoding="utf-8")
+    size = task.path.stat().st_size
+    whole, rest = scan_chunk(task, 0, size // 2), scan_chunk(task, size // 2, size)
+    assert whole["band_0"].shape == (2,)
+    assert [rest[f"band_{b}"].shape for b in range(BANDS)] == [(0,)] * BANDS
+    assert len(rest["starts"]) == len(rest["length"]) == 0
+
+
+def test_records_are_judged_by_what_is_said_in_them() -> None:
+    record = {"system": "long " * 500, "history": [["a", "b"]], "instruction": "q\n<1>", "input": "", "output": "r"}
+    assert spoken_in(json.dumps(record)) == "a\nb\nq\n<1>\nr"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 from conftest import CHINESE, ENGLISH, REPOSITORY, TIBETAN
 from pydantic import TypeAdapter
 
+from langadapt.corpus import columns
 from langadapt.corpus.progress import Progress
 from langadapt.corpus.sampling import sample_texts
 from langadapt.corpus.sources import Sources, open_sources
@@ -30,12 +33,13 @@ NAME = "nobody/texts"
 def opened(tmp_path: Path) -> Callable[..., Sources]:
     """Open sources, each given by its keys, with the filters of the quickstart but for length."""
 
-    def run(**sources: dict[str, Any]) -> Sources:
+    def run(max_bad_ratio: float = 0.001, **sources: dict[str, Any]) -> Sources:
         settings = load_settings(PreprocessSettings, REPOSITORY / "configs/quickstart/preprocess.yaml")
         changed: dict[str, Any] = {
             "sources": {name: TypeAdapter(Source).validate_python(keys) for name, keys in sources.items()},
             "data_dir": str(tmp_path),
             "workers": 1,
+            "max_bad_ratio": max_bad_ratio,
             "cleaning": settings.cleaning.model_copy(update={"min_units": 1}),
         }
         folder = tmp_path / "parts"
@@ -171,3 +175,58 @@ def test_a_sample_of_large_sources_is_bounded_seeded_and_of_all_alike(
     assert abs(share - 0.25) < 0.05  # 3.7 standard deviations
     assert sample_texts(collections, seed=1)["en"] == texts
     assert sample_texts(collections, seed=2)["en"] != texts
+
+
+def test_the_share_of_bad_records_is_one_of_all_records(opened: Callable[..., Sources], tmp_path: Path) -> None:
+    """Those that were dropped were read well."""
+    lines = [*map(json.dumps, records()), *(5 * ['{"bo": "", "zh": " "}']), "{broken"]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    keys = FIELDS | {"file": "x.jsonl"}
+    found = opened(0.1, x=keys)  # 1 of 10
+    assert found.collections[0].report["records"] == 10
+    assert found.collections[0].report["dropped"] == {"blank in every language": 5, "quarantined: cannot be read": 1}
+    assert [(bad.file, bad.line) for bad in found.quarantine] == [(str(tmp_path / "x.jsonl"), 10)]
+    with pytest.raises(UserError, match="source x: 1 of 10 records"):
+        opened(0.09, x=keys)
+
+
+def test_the_share_of_bad_lines_is_one_of_the_lines_of_all_languages(
+    opened: Callable[..., Sources], tmp_path: Path
+) -> None:
+    for code, texts in (("bo", TIBETAN), ("zh", CHINESE)):
+        (tmp_path / f"{code}.txt").write_bytes(b"\xff\n" + "".join(f"{text}\n" for text in texts).encode())
+    keys = {"layout": "lines", "files": {"bo": "bo.txt", "zh": "zh.txt"}, "align": "never"}
+    found = opened(0.2, x=keys)  # 2 of 10
+    assert [(Path(bad.file).name, bad.line) for bad in found.quarantine] == [("bo.txt", 1), ("zh.txt", 1)]
+    with pytest.raises(UserError, match=r"source x: 2 of 10 records(.|\n)*bo\.txt, line 1(.|\n)*zh\.txt, line 1"):
+        opened(0.19, x=keys)
+
+
+def test_files_of_different_length_are_named(opened: Callable[..., Sources], tmp_path: Path) -> None:
+    for code, texts in (("bo", TIBETAN), ("zh", CHINESE[:3])):
+        (tmp_path / f"x-{code}.txt").write_text("\n".join(texts), encoding="utf-8")
+    files = {"bo": "x-bo.txt", "zh": "x-zh.txt"}
+    with pytest.raises(UserError, match=r"source some: .*x-bo\.txt 4, x-zh\.txt 3"):
+        opened(some={"layout": "lines", "files": files, "align": "never"})
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="open files are counted in /proc")
+def test_a_source_of_many_chunks_keeps_no_file_open(
+    opened: Callable[..., Sources], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "CHUNK_BYTES", 200)
+    (tmp_path / "x.txt").write_text("".join(f"{k} {TIBETAN[k % 4]}\n" for k in range(400)), encoding="utf-8")
+    most = 0
+    read = np.load
+
+    def load(*arguments: Any, **keys: Any) -> Any:
+        nonlocal most
+        found = read(*arguments, **keys)
+        most = max(most, len(os.listdir("/proc/self/fd")))
+        return found
+
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(np, "load", load)
+    (source,) = opened(x={"layout": "lines", "files": {"bo": "x.txt"}}).collections
+    assert len(source.columns["bo"].part_paths) > 100
+    assert most < before + 10

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from langadapt.corpus.check import read_test_sets
 from langadapt.corpus.drawing import Draw, cut_to_share, held_out_counts
 from langadapt.corpus.mixing import Budget
 from langadapt.corpus.pools import Pool
-from langadapt.corpus.records import Candidate
+from langadapt.corpus.records import Candidate, quoting_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.files.records import Record
@@ -59,6 +61,30 @@ def test_templates_leave_the_content() -> None:
     assert Templates([]).content("请翻译：你好") == "请翻译：你好"
 
 
+def test_a_test_set_may_ask_in_the_words_of_the_recipe() -> None:
+    templates = Templates(
+        [], ["Please translate this sentence into Tibetan: {text}", "{text}\nTranslate the text above."]
+    )
+    texts = [
+        ("a:1", "please translate this sentence into Tibetan"),
+        ("a:2", "Translate the text above!"),
+        ("a:3", "mine"),
+    ]
+    assert templates.without_templates(texts) == [("a:3", "mine")]
+    assert Templates.of(templates.known).without_templates(texts) == [("a:3", "mine")]
+    assert templates.content("Please translate this sentence into Tibetan: Hello") == "Hello"
+
+
+def test_test_sets_are_also_compared_in_the_script_that_a_source_is_converted_to(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("汉语的简体字和繁体字\nabc\n", encoding="utf-8")
+    found = read_test_sets([tmp_path / "test.txt"], ["s2t"])
+    assert found == [
+        ("test.txt:1", "汉语的简体字和繁体字"),
+        ("test.txt:1", "漢語的簡體字和繁體字"),
+        ("test.txt:2", "abc"),
+    ]
+
+
 def pool(name: str, candidates: list[Candidate], *, translates: bool = True, wanted: int = 100) -> Pool:
     def read(numbers: np.ndarray) -> list[Candidate]:
         return [candidates[k] for k in numbers]
@@ -70,8 +96,8 @@ def no_tokens(records: Sequence[Record]) -> list[int]:
     raise AssertionError("budgets in records need no tokenizer")
 
 
-def candidate(name: str, *texts: str, prompt: str = "") -> Candidate:
-    return Candidate({"id": name}, list(texts), prompt)
+def candidate(name: str, *texts: str) -> Candidate:
+    return Candidate({"id": name}, list(texts))
 
 
 def test_a_cluster_reaches_the_translations_of_twins() -> None:
@@ -86,8 +112,11 @@ def test_a_cluster_reaches_the_translations_of_twins() -> None:
 def test_held_out_text_quoted_in_a_prompt_is_found() -> None:
     index = TwinIndex()
     index.add("held", [LONG])
-    quoting = candidate("q", "summarise", prompt=f"Summarise the following for a child: {LONG}. Keep it short.")
-    assert index.find([*quoting.texts, quoting.prompt]) == "held"
+    asked = f"Summarise the following for a child: {LONG}. Keep it short."
+    record = {"task": "instruction", "instruction": asked, "input": "", "output": "A dog."}
+    assert index.find(quoting_texts(record)) == "held"
+    assert index.find(quoting_texts(record | {"instruction": "Summarise it.", "system": asked})) == "held"
+    assert index.find(quoting_texts(record | {"task": "translation"})) is None
 
 
 def test_test_shares_are_proportional_and_within_limits() -> None:

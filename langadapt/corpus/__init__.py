@@ -14,6 +14,7 @@ _HOMES = {
     "Progress": "progress",
     "Templates": "templates",
     "check_not_empty": "pools",
+    "check_sources_are_kept": "outputs",
     "cpt_pools": "pools",
     "describe_inputs": "report",
     "download_sources": "download",

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from langadapt.corpus.progress import Advance, Progress
-from langadapt.corpus.reading import Bad
-from langadapt.corpus.reading.containers import iter_records
-from langadapt.corpus.records import comparable_texts
+from langadapt.corpus.reading import Bad, convert_script, iter_lines, open_bytes
+from langadapt.corpus.reading.containers import Item, iter_records
+from langadapt.corpus.records import comparable_texts, quoting_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.errors import UserError, run_command
-from langadapt.files import check_vouched, iter_json_array, read_json_object
+from langadapt.files import check_vouched, iter_json_array, read_json_object, require_file
 from langadapt.files.records import Record
-from langadapt.models import user_turn
+from langadapt.recipe.sources import container_of
 
 HELD_OUT, TRAINING = ("cpt_test", "sft_test"), ("cpt_final", "sft_final")
 _AT_ONCE = 256  # records
@@ -38,7 +38,9 @@ def main() -> None:
     for name in report["files"]:
         check_vouched(arguments.folder / name)
     templates = Templates.of(report["templates"])
-    test_sets = read_test_sets(arguments.against)
+    sources = report["settings"]["sources"].values()
+    conversions = {configuration for source in sources for configuration in source["convert"].values()}
+    test_sets = templates.without_templates(read_test_sets(arguments.against, sorted(conversions)))
     with Progress({"checking": 1}) as progress, progress.phase("checking") as advance:
         proof = prove_disjoint(arguments.folder, report, templates, test_sets, advance)
     for what, count in proof.items():
@@ -76,10 +78,7 @@ def prove_disjoint(
     compared = 0
     for part in TRAINING:
         for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
-            texts = [
-                [*comparable_texts(record, templates), user_turn(record) if "instruction" in record else ""]
-                for record in records
-            ]
+            texts = [[*comparable_texts(record, templates), *quoting_texts(record)] for record in records]
             twins = iter(index.find_all([text for some in texts for text in some]))
             for record, some in zip(records, texts, strict=True):
                 found = [twin for twin in itertools.islice(twins, len(some)) if twin is not None]
@@ -98,8 +97,8 @@ def prove_disjoint(
     }
 
 
-def read_test_sets(files: Sequence[str | Path]) -> list[tuple[str, str]]:
-    """Return every text of some test sets with the name of its file and line.
+def read_test_sets(files: Sequence[str | Path], conversions: Iterable[str] = ()) -> list[tuple[str, str]]:
+    """Return every text of some test sets with the name of its file and line, and what OpenCC's ``conversions`` make.
 
     A file without a known suffix is text with one sentence a line. Of records every text counts, at whatever depth,
     ids and labels too: they are short, and short texts are twins of equal ones only. Raises `UserError` for what
@@ -107,12 +106,23 @@ def read_test_sets(files: Sequence[str | Path]) -> list[tuple[str, str]]:
     """
     found = []
     for file in map(Path, files):
-        for item in iter_records(file, "Check `decontaminate`."):
+        for item in _items(file, "Check the path (of a recipe: `decontaminate`)."):
             if isinstance(item, Bad):
                 raise UserError(f"{file}, line {item.line}: {item.reason}. A test set has to be read whole; mend it.")
             number, record = item
-            found += [(f"{file.name}:{number}", text) for text in _texts_in(record)]
+            for text in _texts_in(record):
+                others = (convert_script(text, configuration) for configuration in conversions)
+                found += [(f"{file.name}:{number}", form) for form in dict.fromkeys((text, *others))]
     return found
+
+
+def _items(file: Path, way_out: str) -> Iterator[Item]:
+    if container_of(file.name) is not None:
+        yield from iter_records(file, way_out)
+        return
+    with open_bytes(require_file(file, way_out)) as handle:
+        for item in iter_lines(file, handle):
+            yield item if isinstance(item, Bad) else (item[0], {"text": item[1]})
 
 
 def _texts_in(value: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from langadapt.corpus.columns import Column
 from langadapt.corpus.reading import prepare
 from langadapt.corpus.scan import NOT_UTF8
-from langadapt.corpus.storing import TURNS
+from langadapt.corpus.turns import TURNS, spoken_in
 
 Texts = dict[str, str]  # language code: the text in that language
 Documents = NDArray[np.int64]
@@ -21,21 +21,20 @@ Documents = NDArray[np.int64]
 
 @dataclass
 class ScannedColumn:
-    """A column and what the scan found out about each of its texts; ``cluster`` is the first text that equals it."""
+    """A column with what the scan found out about each of its texts; ``cluster`` is the first text like it anywhere."""
 
+    code: str
     column: Column
     units: NDArray[np.int32]
     reasons: NDArray[np.uint8]
     exact: NDArray[np.uint64]
     part_paths: list[Path]
-    base: int = 0  # number of the first text among the texts of all sources
     cluster: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    @property
-    def first(self) -> NDArray[np.bool_]:
-        """Which texts are the first of their cluster."""
-        first: NDArray[np.bool_] = self.cluster == self.base + np.arange(len(self.cluster))
-        return first
+    def read(self, row: int) -> str:
+        """Return the text of a row as the scan saw it, but not normalised; of a record what is said in it."""
+        text = self.column.read([row])[0]
+        return spoken_in(text) if self.code == TURNS else text
 
 
 @dataclass
@@ -66,10 +65,6 @@ class Collection:
     def usable(self, code: str) -> NDArray[np.bool_]:
         """Return which documents have a text in a language that passed every filter."""
         return self._of(code, self.columns[code].reasons == 0, False)
-
-    def first(self, code: str) -> NDArray[np.bool_]:
-        """Return which documents have a text in a language that no text before equals."""
-        return self._of(code, self.columns[code].first, False)
 
     def bytes(self, code: str) -> NDArray[np.int64]:
         """Return the size of every document's text in a language, as it lies on disk."""

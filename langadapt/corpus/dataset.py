@@ -15,6 +15,7 @@ from langadapt.corpus.drawing import Draw, cut_to_share
 from langadapt.corpus.lengths import Cutoff, cutoff_suffix
 from langadapt.corpus.pools import Pool
 from langadapt.corpus.progress import Advance
+from langadapt.errors import UserError
 from langadapt.files import atomic_path, sha256_of
 from langadapt.files.records import Record
 from langadapt.recipe.preprocess import PreprocessSettings
@@ -67,6 +68,12 @@ def write_dataset(
             longer[f"{kind}_{filtered}"] = sum(longer["by part"].values())
             cut[f"{kind}_{filtered}"] = cut_to_share(fitting, shares)
             files |= spool.write(folder / f"{settings.name}_{kind}_{filtered}.json", _shuffled(fitting, settings.seed))
+        for name, file in files.items():
+            if kind in name and "test" not in name and not file["records"]:
+                raise UserError(
+                    f"no record is left for {name}. See `cutoff_len`={settings.cutoff_len}, the max_share of the parts "
+                    "and what the filters dropped."
+                )
     return {
         "draws": draw.report,
         "held out": draw.held_out_report,

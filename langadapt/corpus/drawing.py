@@ -38,8 +38,8 @@ class Draw:
 
     A held-out record takes its cluster out of training: texts that equal it or nearly do in any source and language,
     texts that share most of their runs with it, the translations it has in its source, and the translations that its
-    twins have among the text pairs of the mixture. So do ``test_sets`` from elsewhere, texts by the name that reports
-    give them. ``measure`` is asked where a budget is in tokens. The same seed and sources give the same draw.
+    twins have among the text pairs that a draw reads. So do ``test_sets`` from elsewhere, texts by the name that
+    reports give them. ``measure`` is asked where a budget is in tokens. The same seed and sources give the same draw.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class Draw:
         """
         left = pool.budget.amount
         for turn in range(turns):
+            before = left
             for batch in pool.batches():
                 if left <= 0:
                     return
@@ -116,9 +117,11 @@ class Draw:
                         cost = next(costs) if fate == TRAIN else 0
                         left -= cost
                         yield Examined(candidate, fate, cost, turn)
+            if left == before:  # nothing to repeat
+                return
 
     def _fates(self, pool: Pool, batch: Sequence[Candidate]) -> list[str]:
-        texts = [[*candidate.texts, candidate.prompt] for candidate in batch]
+        texts = [[*candidate.texts, *candidate.quoting] for candidate in batch]
         owners = iter(self._index.find_all([text for some in texts for text in some]))
         found = [[owner for owner in itertools.islice(owners, len(some)) if owner is not None] for some in texts]
         return [self._fate(pool, candidate, twins) for candidate, twins in zip(batch, found, strict=True)]

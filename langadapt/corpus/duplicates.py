@@ -58,6 +58,7 @@ def _join_near(
         firsts, others = _neighbours(band(b)[members], members, chained=True)
         pairs = np.unique(firsts * len(clusters) + others)
         pairs = np.setdiff1d(pairs, refuted, assume_unique=True)
+        low: list[int] = []
         for start in range(0, len(pairs), _VERIFIED_AT_ONCE):
             some = [divmod(int(pair), len(clusters)) for pair in pairs[start : start + _VERIFIED_AT_ONCE]]
             some = [pair for pair in some if _root(clusters, pair[0]) != _root(clusters, pair[1])]
@@ -70,9 +71,9 @@ def _join_near(
                 if is_near and roots[0] != roots[1]:
                     clusters[roots[1]] = roots[0]
                     joined += 1
-            low = [first * len(clusters) + other for (first, other), ok in zip(some, near, strict=True) if not ok]
-            refuted = np.union1d(refuted, np.array(low, np.int64))
+            low += [first * len(clusters) + other for (first, other), ok in zip(some, near, strict=True) if not ok]
             advance(len(some) / max(1, len(pairs)) / BANDS)
+        refuted = np.union1d(refuted, np.array(low, np.int64))
     while (clusters[clusters] != clusters).any():
         clusters[:] = clusters[clusters]
     return {"near": joined, "candidates compared": compared, "candidates refuted": len(refuted)}

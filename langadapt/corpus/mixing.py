@@ -23,8 +23,9 @@ def budgets(
 ) -> list[Budget]:
     """Return the budget of every part of a mixture, by how many records and bytes its source has for it.
 
-    A part that has fewer records than its share, repeats included, leaves the rest to the others; when all have fewer,
-    and with tokens, which nobody has counted, the shares stay as they are and fall short.
+    A part that has fewer records than its share, repeats included, leaves the rest to the others. What nobody has is
+    shared out as well, for the report to say what is missing. With tokens, which nobody has counted, shares just fall
+    short.
     """
     sharing = [k for k, part in enumerate(mixture.parts) if part.shares]
     found = {
@@ -36,10 +37,13 @@ def budgets(
     weights = [mixture.parts[k].weight or available[k] ** (1 / mixture.temperature) for k in sharing]
     total = (mixture.tokens if in_tokens else mixture.count) or 0
     most = [records[k] * mixture.parts[k].repeats for k in sharing]
-    if in_tokens or sum(most) < total:
+    if in_tokens:
         most = [total] * len(sharing)
-    for k, share in zip(sharing, share_out(total, weights, most), strict=True):
-        found[k] = Budget(share, "tokens" if in_tokens else "records")
+    shares = share_out(total, weights, most)
+    missing = total - sum(shares)
+    spread = share_out(missing, weights if any(weights) else [1] * len(weights), [missing] * len(sharing))
+    for k, share, more in zip(sharing, shares, spread, strict=True):
+        found[k] = Budget(share + more, "tokens" if in_tokens else "records")
     return [found[k] for k in range(len(mixture.parts))]
 
 

@@ -41,9 +41,15 @@ def pair_lines(
     return {code: rows[:, k] for k, code in enumerate(scans)}, json.loads(str(found["report"]))
 
 
-def rows_by_number(lengths: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
-    """Return line n of every file with line n of the others; raise `UserError` where their numbers of lines differ."""
+def rows_by_number(name: str, files: Mapping[str, str], lengths: Mapping[str, int]) -> dict[str, NDArray[np.int64]]:
+    """Return line n of every file with line n of the others; raise `UserError` where their numbers of lines differ.
+
+    ``name`` is what the source is called, ``files`` has the name of each language's file.
+    """
     if len(set(lengths.values())) > 1:
-        counts = ", ".join(f"{code} {count:,}" for code, count in lengths.items())
-        raise UserError(f"`align: never`, but the files have different numbers of lines ({counts}). Set align: auto.")
+        counts = ", ".join(f"{files[code]} {count:,}" for code, count in lengths.items())
+        raise UserError(
+            f"source {name}: `align: never`, but its files have different numbers of lines ({counts}). Mend them, "
+            "or set align: auto."
+        )
     return {code: np.arange(length) for code, length in lengths.items()}

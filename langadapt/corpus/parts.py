@@ -7,14 +7,15 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,7 +24,12 @@ from langadapt.errors import UserError
 from langadapt.files import atomic_path
 from langadapt.recipe.preprocess import PreprocessSettings
 
+if sys.platform != "win32":
+    import fcntl
+
 Arrays = dict[str, np.ndarray]
+
+_FORMAT = 2  # of what parts hold; another number makes those of an earlier version useless
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,16 @@ class Part:
 def work_folder(settings: PreprocessSettings) -> Iterator[Path]:
     """Yield the folder of finished parts, beside the output folder; it goes when the block ends well.
 
-    When it does not, the parts stay, and the next run goes on from them.
+    When it does not, the parts stay, and the next run goes on from them. Raises `UserError` while another run with the
+    same output folder is at work.
     """
-    output = Path(settings.output_dir)
-    folder = output.with_name(f".{output.name}.parts")
+    output = Path(settings.output_dir).resolve()
+    folder = output.parent / f".{output.name}.parts"
     folder.mkdir(parents=True, exist_ok=True)
-    yield folder
-    shutil.rmtree(folder)
+    with open(folder / "lock", "wb") as handle:
+        _lock(handle, settings.output_dir)
+        yield folder
+        shutil.rmtree(folder)
 
 
 def finish(parts: Sequence[Part], workers: int, advance: Advance) -> None:
@@ -77,10 +86,10 @@ def finish(parts: Sequence[Part], workers: int, advance: Advance) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def load(path: Path) -> Mapping[str, np.ndarray]:
-    """Return the arrays of a part; each is read when it is asked for."""
-    arrays: Mapping[str, np.ndarray] = np.load(path, allow_pickle=False)
-    return arrays
+def load(path: Path, *keys: str) -> Arrays:
+    """Return some arrays of a part, or all; no others are read."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {key: stored[key] for key in keys or stored.files}
 
 
 def fingerprint(*values: Any) -> str:
@@ -89,7 +98,7 @@ def fingerprint(*values: Any) -> str:
         [str(value.resolve()), value.stat().st_size, value.stat().st_mtime_ns] if isinstance(value, Path) else value
         for value in values
     ]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([_FORMAT, plain], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def worker_count(wanted: int | None) -> int:
@@ -101,6 +110,20 @@ def keep(path: Path, arrays: Arrays) -> None:
     """Write the arrays of a part, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
+
+
+def _lock(handle: IO[bytes], output_dir: str) -> None:
+    """Lock a file until it is closed, or its process dies; do nothing on systems and file systems without locks."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"output_dir={output_dir}: another run is at work on it. Wait until it ends, or choose another output_dir."
+        ) from None
+    except OSError:
+        return
 
 
 def _do(part: Part) -> int:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from langadapt.corpus.cleaning import implausible_lengths
 from langadapt.corpus.collection import Collection, Documents
 from langadapt.corpus.lengths import Cutoff
 from langadapt.corpus.mixing import Budget, budgets
 from langadapt.corpus.records import Candidate, PairReader, read_instructions, read_texts
-from langadapt.corpus.storing import TURNS
 from langadapt.corpus.templates import Templates
+from langadapt.corpus.turns import TURNS
 from langadapt.errors import UserError
 from langadapt.recipe.mixtures import Mixture, Part, RecordPart, TextPart
 from langadapt.recipe.preprocess import PreprocessSettings
@@ -48,34 +50,52 @@ class Pool:
 def cpt_pools(settings: PreprocessSettings, collections: Sequence[Collection]) -> list[Pool]:
     """Return one pool for each part of the pretraining mixture, in the order of the YAML.
 
-    Texts are held out in the language being taught only, unless the mixture has none in it.
+    Of texts that are one, the mixture has the first, in a source of text pairs if there is one. Texts are held out in
+    the language being taught only, unless the mixture has none in it.
     """
     by_name = {collection.name: collection for collection in collections}
-    languages = [part.language or settings.language for part in settings.cpt.parts]
+    codes = [part.language or settings.language for part in settings.cpt.parts]
+    sources = [by_name[part.source] for part in settings.cpt.parts]
+    usable = [np.flatnonzero(source.usable(code)) for source, code in zip(sources, codes, strict=True)]
+    order = sorted(range(len(sources)), key=lambda k: -len(sources[k].columns))
+    new = dict(zip(order, _firsts([sources[k].clusters(codes[k])[usable[k]] for k in order]), strict=True))
     pools = []
-    for part, code in zip(settings.cpt.parts, languages, strict=True):
-        collection = by_name[part.source]
-        documents = np.flatnonzero(collection.usable(code) & collection.first(code))
+    for k, (part, code, source) in enumerate(zip(settings.cpt.parts, codes, sources, strict=True)):
+        documents = usable[k][new[k]]
+        _note(source, f"lm {code}", len(usable[k]), {"duplicate of a text before": int((~new[k]).sum())})
 
         def read(
-            chosen: Documents, collection: Collection = collection, code: str = code, documents: Documents = documents
+            chosen: Documents, source: Collection = source, code: str = code, documents: Documents = documents
         ) -> list[Candidate]:
-            return read_texts(collection, documents[chosen], code)
+            return read_texts(source, documents[chosen], code)
 
-        pool = _pool(settings, part, f"{part.source} lm {code}", collection, documents, [code], read)
-        pools.append(replace(pool, held_out=code == settings.language or settings.language not in languages))
+        pool = _pool(settings, part, f"{part.source} lm {code}", source, documents, [code], read)
+        pools.append(replace(pool, held_out=code == settings.language or settings.language not in codes))
     return _with_budgets(settings.cpt, pools)
 
 
 def sft_pools(
-    settings: PreprocessSettings,
-    collections: Sequence[Collection],
-    templates: Templates,
-    cutoff: Cutoff,
+    settings: PreprocessSettings, collections: Sequence[Collection], templates: Templates, cutoff: Cutoff
 ) -> list[Pool]:
-    """Return one pool for each part of the fine-tuning mixture, in the order of the YAML."""
+    """Return one pool for each part of the fine-tuning mixture, in the order of the YAML.
+
+    Of pairs or records in one direction that are the same on both sides, the mixture has the first.
+    """
     by_name = {collection.name: collection for collection in collections}
-    pools = [_sft_pool(settings, part, by_name[part.source], templates, cutoff) for part in settings.sft.parts]
+    parts = settings.sft.parts
+    sides = [part.languages if by_name[part.source].directions is None else (TURNS, TURNS) for part in parts]
+    usable = [_usable(part, by_name[part.source]) for part in parts]
+    new: dict[int, NDArray[np.bool_]] = {}
+    for direction in dict.fromkeys(part.direction for part in parts):
+        mine = [k for k, part in enumerate(parts) if part.direction == direction]
+        asked, answered = (
+            _firsts([by_name[parts[k].source].clusters(sides[k][side])[usable[k]] for k in mine]) for side in (0, 1)
+        )
+        new |= {k: a | b for k, a, b in zip(mine, asked, answered, strict=True)}
+    pools = [
+        _sft_pool(settings, part, by_name[part.source], usable[k], new[k], templates, cutoff)
+        for k, part in enumerate(parts)
+    ]
     return _with_budgets(settings.sft, pools)
 
 
@@ -87,30 +107,67 @@ def check_not_empty(cpt: Sequence[Pool], sft: Sequence[Pool]) -> None:
         raise UserError(f"no record for fine-tuning in any of: {', '.join(pool.name for pool in sft)}. See `sft`.")
 
 
+def _usable(part: RecordPart, collection: Collection) -> Documents:
+    """Return the documents of a part that passed every filter, on both sides of a pair."""
+    if collection.directions is not None:
+        return np.flatnonzero((collection.directions == part.direction) & collection.usable(TURNS))
+    asked, answered = part.languages
+    return np.flatnonzero(collection.usable(asked) & collection.usable(answered))
+
+
+def _firsts(clusters: Sequence[NDArray[np.int64]]) -> list[NDArray[np.bool_]]:
+    """Return for several groups of texts which are the first of their cluster in all groups together."""
+    every = np.concatenate([*clusters, np.zeros(0, np.int64)])
+    first = np.zeros(len(every), np.bool_)
+    first[np.unique(every, return_index=True)[1]] = True
+    return np.split(first, np.cumsum([len(group) for group in clusters])[:-1])
+
+
+def _note(collection: Collection, label: str, read: int, dropped: dict[str, int], **more: Any) -> None:
+    """Put into the report of a source what one part of a mixture found in it."""
+    counts = {reason: count for reason, count in dropped.items() if count}
+    entry = {"read": read, "dropped": counts, "kept": read - sum(counts.values()), **more}
+    collection.report.setdefault("parts", {})[label] = entry
+
+
 def _sft_pool(
     settings: PreprocessSettings,
     part: RecordPart,
     collection: Collection,
+    usable: Documents,
+    new: NDArray[np.bool_],
     templates: Templates,
     cutoff: Cutoff,
 ) -> Pool:
-    name = f"{part.source} {part.task} {part.direction}"
-    if collection.directions is None:
-        documents = _pairs(settings, collection, *part.languages)
-        pairs = PairReader(settings, part, collection, cutoff)
-        codes = list(dict.fromkeys(part.languages))
-        return _pool(settings, part, name, collection, documents, codes, lambda chosen: pairs.read(documents[chosen]))
-    documents = np.flatnonzero(
-        (collection.directions == part.direction) & collection.usable(TURNS) & collection.first(TURNS)
-    )
+    label = f"{part.task} {part.direction}"
+    name = f"{part.source} {label}"
+    documents = usable[new]
+    if collection.directions is not None:
+        _note(collection, label, len(usable), {"duplicate of a record before": int((~new).sum())})
+        return _pool(
+            settings,
+            part,
+            name,
+            collection,
+            documents,
+            [TURNS],
+            lambda chosen: read_instructions(collection, documents[chosen], part, templates),
+        )
+    asked, answered = part.languages
+    source, target = (collection.columns[code].units[collection.rows[code][documents]] for code in (asked, answered))
+    implausible, (low, high) = implausible_lengths(source, target, settings.cleaning.length_ratio)
+    paired = int((collection.present(asked) & collection.present(answered)).sum())
+    dropped = {
+        "a text of the pair was dropped": paired - len(usable),
+        "duplicate of a pair before": int((~new).sum()),
+        "length_ratio: outside the fences": int(implausible.sum()),
+    }
+    kept = [round(low, 3), round(high, 3)] if settings.cleaning.length_ratio and len(documents) else "all"
+    _note(collection, label, paired, dropped, **{"length ratios kept": kept})
+    documents = documents[~implausible]
+    pairs = PairReader(settings, part, collection, cutoff)
     return _pool(
-        settings,
-        part,
-        name,
-        collection,
-        documents,
-        [TURNS],
-        lambda chosen: read_instructions(collection, documents[chosen], part, templates),
+        settings, part, name, collection, documents, part.languages, lambda chosen: pairs.read(documents[chosen])
     )
 
 
@@ -138,27 +195,3 @@ def _pool(
 def _with_budgets(mixture: Mixture[TextPart] | Mixture[RecordPart], pools: Sequence[Pool]) -> list[Pool]:
     found = budgets(mixture, [pool.size for pool in pools], [pool.bytes for pool in pools])
     return [replace(pool, budget=budget) for pool, budget in zip(pools, found, strict=True)]
-
-
-def _pairs(settings: PreprocessSettings, collection: Collection, asked: str, answered: str) -> Documents:
-    """Return the documents that are pairs to learn from, and note in the collection's report what was dropped."""
-    both = collection.present(asked) & collection.present(answered)
-    usable = collection.usable(asked) & collection.usable(answered)
-    new = collection.first(asked) | collection.first(answered)
-    documents = np.flatnonzero(usable & new)
-    lengths = [collection.columns[code].units[collection.rows[code][documents]] for code in (asked, answered)]
-    implausible, (low, high) = implausible_lengths(lengths[0], lengths[1], settings.cleaning.length_ratio)
-    dropped = {
-        "a text of the pair was dropped": int((both & ~usable).sum()),
-        "duplicate of a pair before": int((usable & ~new).sum()),
-        "length_ratio: outside the fences": int(implausible.sum()),
-    }
-    collection.report.setdefault("pairs", {})[f"{asked}-{answered}"] = {
-        "read": int(both.sum()),
-        "dropped": {reason: count for reason, count in dropped.items() if count},
-        "kept": int((~implausible).sum()),
-        "length ratios kept": [round(low, 3), round(high, 3)]
-        if settings.cleaning.length_ratio and len(documents)
-        else "all",
-    }
-    return documents[~implausible]

@@ -45,9 +45,3 @@ class Progress:
 
         yield advance
         self._bar.update(left)
-
-    def expect(self, expected: Mapping[str, float]) -> None:
-        """Correct how long phases to come will take."""
-        self._bar.total += sum(expected.values()) - sum(self._expected[name] for name in expected)
-        self._expected |= expected
-        self._bar.refresh()

@@ -33,7 +33,7 @@ class Candidate:
 
     record: Record
     texts: list[str]  # its own and their translations, without the words of prompt templates
-    prompt: str = ""  # what the user says, whole: held-out text may be quoted anywhere in it
+    quoting: tuple[str, ...] = ()  # more of the record that held-out text may be quoted in
     clusters: tuple[int, ...] = ()  # of equal and near texts, all its languages
     problem: str | None = None  # why it is not to be used after all
     segment: int = 0  # number of the segment from 0, of a document that was cut
@@ -44,7 +44,13 @@ def read_texts(collection: Collection, documents: Documents, code: str) -> list[
     rows = zip(collection.ids(documents), collection.read(documents), collection.all_clusters(documents), strict=True)
     return [
         Candidate(
-            {"id": id_, "source": collection.name, "task": "lm", "language": code, "text": texts[code]},
+            {
+                "id": f"{id_}:{code}" if len(collection.columns) > 1 else id_,
+                "source": collection.name,
+                "task": "lm",
+                "language": code,
+                "text": texts[code],
+            },
             list(texts.values()),
             clusters=clusters,
         )
@@ -64,7 +70,7 @@ def read_instructions(
         record = {"id": id_, **_labels(part), **row}
         if part.task == "translation":
             record["source_text"] = row["input"] or templates.content(row["instruction"])
-        candidates.append(Candidate(record, comparable_texts(record, templates), user_turn(record), clusters))
+        candidates.append(Candidate(record, comparable_texts(record, templates), quoting_texts(record), clusters))
     return candidates
 
 
@@ -166,6 +172,15 @@ def comparable_texts(record: Record, templates: Templates) -> list[str]:
     turns: list[Any] = [*record.get("history", ()), (user_turn(record), record["output"])]
     answers = [answer for _, answer in turns if len(units(answer)) >= RUN]
     return [*(templates.content(asked) for asked, _ in turns), *answers]
+
+
+def quoting_texts(record: Record) -> tuple[str, ...]:
+    """Return what else of a written record may quote held-out text: a prompt around its content, and the system's.
+
+    They tell no twins of their own: many records share them. A text pair stands in a prompt of the recipe's.
+    """
+    prompt = user_turn(record) if record["task"] == "instruction" else ""
+    return tuple(text for text in (prompt, record.get("system")) if text)
 
 
 def prompts_of(collections: Sequence[Collection]) -> Iterator[str]:

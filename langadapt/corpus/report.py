@@ -9,9 +9,9 @@ from typing import Any
 from langadapt.corpus.charts import draw_flow, draw_lengths
 from langadapt.corpus.download import recorded_commits
 from langadapt.corpus.sources import Sources
-from langadapt.corpus.storing import TURNS
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.tokenizer_report import draw_tokenizers, tokenizer_table
+from langadapt.corpus.turns import TURNS
 from langadapt.files import write_json, write_text
 from langadapt.recipe.preprocess import PreprocessSettings
 
@@ -67,7 +67,7 @@ def flow_of(report: Report) -> dict[str, Report]:
         for label in (label for label in flow if label == name or label.startswith(f"{name} ")):
             flow[label]["read"] += sum(before.values())
             flow[label]["steps"] = [*before.items(), *flow[label]["steps"]]
-        flow |= {f"{name} {direction}": _steps(pairs) for direction, pairs in source.get("pairs", {}).items()}
+        flow |= {f"{name} {part}": _steps(counts) for part, counts in source.get("parts", {}).items()}
     return flow
 
 
@@ -116,12 +116,15 @@ def as_markdown(report: Report) -> str:
 def shortfalls(report: Report) -> list[str]:
     """Return a sentence for each part and test set with fewer records than the recipe asks for, with the reason."""
     sentences = [
-        f"{name}: {draw['wanted'] - draw['shortfall']:,} of {draw['wanted']:,} {draw['unit']}; all there is was used"
-        for name, draw in report["draws"].items()
-        if draw["shortfall"]
+        f"{name}: there is nothing to draw from" for name, draw in report["draws"].items() if not draw["available"]
     ]
     sentences += [
-        f"held-out {name} records: {size['held out']:,} of {size['wanted']:,}, within the share of what there is"
+        f"{name}: {draw['wanted'] - draw['shortfall']:,} of {draw['wanted']:,} {draw['unit']}; all there is was used"
+        for name, draw in report["draws"].items()
+        if draw["shortfall"] and draw["available"]
+    ]
+    sentences += [
+        f"held-out {name} records: {size['held out']:,} of {size['wanted']:,}, none of them alike, within max_share"
         for name, size in report["held out"].items()
         if size["held out"] < size["wanted"]
     ]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from langadapt.corpus.collection import Collection
-from langadapt.corpus.storing import TURNS
+from langadapt.corpus.turns import TURNS
 from langadapt.models import user_turn
 from langadapt.text import units
 

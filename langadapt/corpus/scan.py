@@ -19,6 +19,7 @@ from langadapt.corpus.cleaning import REASONS, reasons_to_drop
 from langadapt.corpus.columns import decode_line, read_chunk
 from langadapt.corpus.parts import Arrays
 from langadapt.corpus.reading import prepare
+from langadapt.corpus.turns import spoken_in
 from langadapt.recipe.cleaning import CleaningSettings, DeduplicationSettings
 from langadapt.recipe.language import load_language
 from langadapt.text import normalize
@@ -53,7 +54,7 @@ def scan_chunk(task: ScanTask, start: int, stop: int) -> Arrays:
     """Return what is to be known of the lines that start in a byte range, one entry a line.
 
     ``starts`` (bytes), ``units``, ``reasons`` (of `REASONS`, or `NOT_UTF8`), ``exact`` (a hash of all units; 0 for
-    none), ``bands`` (`BANDS` x lines; no entry without near-deduplication), for a few lines of each reason
+    none), ``band_0`` and so on, `BANDS` of them, where near duplicates are looked for, for a few lines of each reason
     ``example_lines`` (from the first of the chunk), ``example_reasons`` and ``examples``, and the arrays of the
     lines' `Features` where they are to be aligned.
     """
@@ -62,7 +63,8 @@ def scan_chunk(task: ScanTask, start: int, stop: int) -> Arrays:
         return places
     texts, broken = _decode(lines, start == 0, task)
     language = load_language(task.language) if task.language else None
-    nothing = np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.uint64), np.zeros((0, 0), np.uint64)
+    no_keys = np.zeros((BANDS if task.deduplication.near else 0, 0), np.uint64)
+    nothing = np.zeros(0, np.int64), np.zeros(0, np.uint8), np.zeros(0, np.uint64), no_keys
     measures, features = [], []
     for _, block in blocks_of(texts):
         near = task.deduplication.near
@@ -79,10 +81,10 @@ def scan_chunk(task: ScanTask, start: int, stop: int) -> Arrays:
         "units": units.astype(np.int32),
         "reasons": reasons,
         "exact": exact,
-        "bands": keys,
         "example_lines": np.array(chosen, np.int64),
         "example_reasons": reasons[chosen],
         "examples": np.array([excerpt(texts[k] or repr(lines[k][:_EXCERPT])) for k in chosen], np.str_),
+        **{f"band_{b}": of_band for b, of_band in enumerate(keys)},  # each is read on its own
         **(concatenate(features).arrays() if task.aligned else {}),
     }
 
@@ -101,7 +103,6 @@ def _places(lines: list[bytes], starts: NDArray[np.int64], first: bool) -> Array
         "units": np.zeros(len(lines), np.int32),
         "reasons": np.zeros(len(lines), np.uint8),
         "exact": np.zeros(len(lines), np.uint64),
-        "bands": np.zeros((0, len(lines)), np.uint64),
         "example_lines": none,
         "example_reasons": none,
         "examples": np.zeros(0, np.str_),
@@ -151,6 +152,8 @@ def _decode(lines: list[bytes], first: bool, task: ScanTask) -> tuple[list[str],
         except UnicodeDecodeError:
             broken.append(number)
             text = ""
-        # A column that was written here is prepared already; preparing it again changes nothing and costs time.
-        texts.append(text if task.encoded or task.language is None else prepare(text, task.language, task.convert))
+        if task.language is None:
+            texts.append(spoken_in(text) if text else "")
+        else:  # a column that was written here is prepared already; preparing it again costs time
+            texts.append(text if task.encoded else prepare(text, task.language, task.convert))
     return texts, broken

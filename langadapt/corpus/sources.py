@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,16 @@ from langadapt.corpus.parts import Part
 from langadapt.corpus.progress import Advance, Progress
 from langadapt.corpus.reading import Bad
 from langadapt.corpus.scan import NOT_UTF8, ScanTask, scan_chunk
-from langadapt.corpus.storing import EXAMPLES, TURNS, StoredSource, recorded_bad, store
-from langadapt.errors import UserError
+from langadapt.corpus.storing import (
+    EXAMPLES,
+    QUARANTINED,
+    StoredSource,
+    Unreadable,
+    profiles,
+    recorded_unreadable,
+    store,
+)
+from langadapt.corpus.turns import TURNS
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.sources import LinesSource
 
@@ -66,11 +75,9 @@ def open_sources(settings: PreprocessSettings, command: str, folder: Path, progr
     collections, quarantine = [], []
     for name, source in stored.items():
         scanned = scans[name]
-        unread = recorded_bad(source)
-        bad = [*unread, *_bad_lines(source, scanned)]
-        records = max(len(column.column) for column in scanned.values()) + len(unread)
-        _check_bad_ratio(name, bad, records, settings)
-        quarantine += bad
+        unreadable = recorded_unreadable(source.counts) if source.counts else _unreadable_lines(source, scanned)
+        unreadable.check(name, settings.max_bad_ratio)
+        quarantine += unreadable.first
         collections.append(_collect(name, source, scanned, paired.get(name)))
     with progress.phase("finding duplicates") as advance:
         duplicates = _deduplicate(collections, settings, advance)
@@ -84,7 +91,8 @@ def _scan_parts(source: StoredSource, code: str, settings: PreprocessSettings, f
     aligned = _is_aligned(source)
     task = ScanTask(path, source.encoded, language, convert, aligned, settings.cleaning, settings.deduplicate)
     limits = [settings.cleaning.model_dump(), settings.deduplicate.model_dump()]
-    mark = parts.fingerprint(path, source.encoded, language, convert, aligned, *limits)
+    known = profiles([language] if language else [])
+    mark = parts.fingerprint(path, source.encoded, language, known, convert, aligned, *limits)
     return [
         Part(folder / f"scan-{mark}-{number}.npz", partial(scan_chunk, task), (start, stop), stop - start)
         for number, (start, stop) in enumerate(chunks(path))
@@ -94,32 +102,28 @@ def _scan_parts(source: StoredSource, code: str, settings: PreprocessSettings, f
 def _gather(source: StoredSource, code: str, scans: list[Part]) -> ScannedColumn:
     """Put the chunks of a column together."""
     path = source.files[code]
-    loaded = [parts.load(part.path) for part in scans]
+    kinds = {"starts": np.int64, "units": np.int32, "reasons": np.uint8, "exact": np.uint64}
+    loaded = [parts.load(part.path, *kinds) for part in scans]
     arrays = {
-        key: np.concatenate([chunk[key] for chunk in loaded] or [np.zeros(0, kind)])
-        for key, kind in (("starts", np.int64), ("units", np.int32), ("reasons", np.uint8), ("exact", np.uint64))
+        key: np.concatenate([chunk[key] for chunk in loaded] or [np.zeros(0, kind)]) for key, kind in kinds.items()
     }
     offsets = np.append(arrays["starts"], path.stat().st_size)
     column = Column(path, offsets, source.encoded)
-    return ScannedColumn(column, arrays["units"], arrays["reasons"], arrays["exact"], [part.path for part in scans])
+    return ScannedColumn(
+        code, column, arrays["units"], arrays["reasons"], arrays["exact"], [part.path for part in scans]
+    )
 
 
-def _bad_lines(source: StoredSource, scanned: dict[str, ScannedColumn]) -> list[Bad]:
-    return [
-        Bad(str(source.files[code]), int(row) + 1, "not valid UTF-8", "")
-        for code, column in scanned.items()
-        for row in np.flatnonzero(column.reasons == NOT_UTF8)
-    ]
-
-
-def _check_bad_ratio(name: str, bad: list[Bad], records: int, settings: PreprocessSettings) -> None:
-    if len(bad) > settings.max_bad_ratio * records:
-        shown = "".join(f"\n  {one.file}, line {one.line}: {one.reason}. {one.excerpt}" for one in bad[:5])
-        raise UserError(
-            f"source {name}: {len(bad):,} of {records:,} records cannot be read, more than max_bad_ratio="
-            f"{settings.max_bad_ratio:g} allows. Mend or convert the file (e.g. iconv -f ENCODING -t UTF-8), or raise "
-            f"max_bad_ratio to leave them out. The first:{shown}"
-        )
+def _unreadable_lines(source: StoredSource, scanned: dict[str, ScannedColumn]) -> Unreadable:
+    """Return the lines that are no UTF-8, of the lines of all languages."""
+    rows = {code: np.flatnonzero(column.reasons == NOT_UTF8) for code, column in scanned.items()}
+    bad = (
+        Bad(str(source.files[code]), row + 1, "not valid UTF-8", "")
+        for code, of_column in rows.items()
+        for row in of_column.tolist()
+    )
+    records = sum(len(column.column) for column in scanned.values())
+    return Unreadable(list(islice(bad, QUARANTINED)), sum(map(len, rows.values())), records)
 
 
 def _collect(
@@ -137,10 +141,9 @@ def _collect(
         numbers = counts["numbers"]
         rows = {code: np.arange(len(numbers)) for code in scanned}
         dropped = json.loads(str(counts["dropped"]))
-        bad = len(recorded_bad(source))
-        report["records"] = len(numbers) + bad + sum(count for count, _ in dropped.values())
+        report["records"] = int(counts["records"])
         report["dropped"] = {reason: count for reason, (count, _) in sorted(dropped.items())}
-        if bad:
+        if bad := int(counts["bad_count"]):
             report["dropped"]["quarantined: cannot be read"] = bad
         report["examples"] = {reason: examples for reason, (_, examples) in sorted(dropped.items())}
         if TURNS in scanned:
@@ -153,7 +156,7 @@ def _collect(
             rows, report["pairing"] = paired
             rows = _with_unpaired(rows, lengths)
         else:
-            rows = rows_by_number(lengths)
+            rows = rows_by_number(name, source.source.files, lengths)
         numbers = _line_numbers(rows)
     report["documents"] = len(numbers)
     report["texts"] = {code: _flow(column) for code, column in scanned.items()}
@@ -208,7 +211,7 @@ def _flow(scanned: ScannedColumn) -> dict[str, Any]:
     examples: dict[str, list[Any]] = {}
     row = 0
     for path in scanned.part_paths:
-        chunk = parts.load(path)
+        chunk = parts.load(path, "starts", "example_lines", "example_reasons", "examples")
         found = zip(
             chunk["example_lines"].tolist(), chunk["example_reasons"].tolist(), chunk["examples"].tolist(), strict=True
         )
@@ -235,35 +238,20 @@ def _histogram(sizes: NDArray[np.int64]) -> dict[str, list[int]]:
 
 
 def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings, advance: Advance) -> dict[str, Any]:
-    """Give every text its cluster, over all sources and languages together; the first text of each is the one to use.
-
-    Text pairs come before single texts, since a pair can do what a single text can and more.
-    """
-    ordered = sorted(collections, key=lambda collection: -len(collection.columns))
-    columns = [column for collection in ordered for column in collection.columns.values()]
+    """Give every text its cluster, over all sources and languages together."""
+    columns = [column for collection in collections for column in collection.columns.values()]
     bases = np.cumsum([0, *(len(column.exact) for column in columns)])
-    for column, base in zip(columns, bases, strict=False):
-        column.base = int(base)
     exact = np.concatenate([np.where(column.reasons == 0, column.exact, 0) for column in columns])
 
     def band(b: int) -> NDArray[np.uint64]:
-        return np.concatenate([parts.load(path)["bands"][b] for column in columns for path in column.part_paths])
+        key = f"band_{b}"
+        return np.concatenate([parts.load(path, key)[key] for column in columns for path in column.part_paths])
 
     def read(numbers: Sequence[int]) -> list[str]:
-        return [text for number in numbers for text in _text(number)]
-
-    def _text(number: int) -> list[str]:
-        which = int(np.searchsorted(bases, number, side="right")) - 1
-        return columns[which].column.read([number - int(bases[which])])
+        which = np.searchsorted(bases, numbers, side="right") - 1
+        return [columns[k].read(number - int(bases[k])) for k, number in zip(which.tolist(), numbers, strict=True)]
 
     clusters, report = find_clusters(exact, band, read, settings.deduplicate, advance)
     for column, base in zip(columns, bases, strict=False):
         column.cluster = clusters[base : base + len(column.exact)]
-    for collection in collections:
-        for code, column in collection.columns.items():
-            flow = collection.report["texts"][code]
-            repeated = int(((column.reasons == 0) & ~column.first).sum())
-            if repeated:
-                flow["dropped"]["duplicate of a text before"] = repeated
-                flow["kept"] -= repeated
     return report

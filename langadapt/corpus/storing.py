@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,18 @@ import numpy as np
 from langadapt.corpus import parts
 from langadapt.corpus.columns import write_columns
 from langadapt.corpus.parts import Arrays, Part
-from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, open_bytes, read_rows
-from langadapt.corpus.reading.hub import is_folder, resolve_commit
+from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, files_matching, open_bytes, read_rows
+from langadapt.corpus.reading.hub import folder_of, resolve_commit
+from langadapt.corpus.turns import TURNS
+from langadapt.errors import UserError
 from langadapt.files import atomic_path, require_file
+from langadapt.recipe.language import load_language
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.sources import COMPRESSED, FieldsSource, LinesSource, PairsSource, Source, languages_of
 
-TURNS = "turns"  # the one column of a source of instructions: records, a JSON text each
 EXAMPLES = 3  # of each reason in the report
+QUARANTINED = 1_000  # records of a source; more are counted only
+_TELLING = 10_000  # records, from which on too many that cannot be read end the reading
 
 
 @dataclass
@@ -35,13 +38,35 @@ class StoredSource:
     counts: Path | None  # the part that says what reading dropped
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """What of a source's ``records`` (lines, in files of lines) cannot be read: ``count`` in all, and the ``first``."""
+
+    first: list[Bad]
+    count: int
+    records: int
+
+    def check(self, name: str, max_bad_ratio: float) -> None:
+        """Raise `UserError`, naming the source and the first records, where these are too many."""
+        if self.count > max_bad_ratio * self.records:
+            shown = "".join(f"\n  {one.file}, line {one.line}: {one.reason}. {one.excerpt}" for one in self.first[:5])
+            raise UserError(
+                f"source {name}: {self.count:,} of {self.records:,} records cannot be read, more than max_bad_ratio="
+                f"{max_bad_ratio:g} allows. Mend or convert the file (e.g. iconv -f ENCODING -t UTF-8), or raise "
+                f"max_bad_ratio to leave them out. The first:{shown}"
+            )
+
+
 def source_files(source: Source, data_dir: str) -> list[Path]:
-    """Return the files that a source is read from, as far as they are there; none of a data set."""
+    """Return the files that a source is read from, as far as they are there; none of a data set on the hub."""
     root = Path(data_dir).expanduser()
-    names = source.files.values() if isinstance(source, LinesSource) else source.file
-    places = [str(root / Path(name).expanduser()) for name in names]
-    found = dict.fromkeys(path for place in places for path in (place, *sorted(glob.glob(place))))
-    return [path for path in map(Path, found) if path.is_file()]
+    if isinstance(source, LinesSource):
+        paths = [root / Path(name).expanduser() for name in source.files.values()]
+    elif source.dataset is not None:
+        paths = sorted(folder_of(source.dataset, data_dir).rglob("*"))
+    else:
+        paths = [path for name in source.file for path in files_matching(root / Path(name).expanduser())]
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
 def store(name: str, source: Source, settings: PreprocessSettings, way_out: str, folder: Path) -> StoredSource:
@@ -61,13 +86,20 @@ def store(name: str, source: Source, settings: PreprocessSettings, way_out: str,
         ]
         return StoredSource(source, targets, False, unpack, None)
     paths = source_files(source, settings.data_dir)
-    mark = parts.fingerprint(source.model_dump(mode="json"), *paths)
+    mark = parts.fingerprint(source.model_dump(mode="json"), profiles(languages_of(source)), *paths)
     codes = languages_of(source) if isinstance(source, FieldsSource | PairsSource) else [TURNS]
     targets = {code: folder / f"{name}-{code}-{mark}.jsonl" for code in codes}
     size = sum(path.stat().st_size for path in paths)
     counts = folder / f"{name}-{mark}.npz"
-    part = Part(counts, _store_records, (source, settings.data_dir, way_out, targets), size)
+    part = Part(
+        counts, _store_records, (name, source, settings.data_dir, way_out, targets, settings.max_bad_ratio), size
+    )
     return StoredSource(source, targets, True, [part], counts)
+
+
+def profiles(codes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what is known of some languages, on which every text of theirs depends, for `parts.fingerprint`."""
+    return [load_language(code).model_dump(mode="json") for code in codes]
 
 
 def _unpack_lines(path: Path, target: Path, limit: int | None) -> Arrays:
@@ -82,18 +114,30 @@ def _unpack_lines(path: Path, target: Path, limit: int | None) -> Arrays:
     return {"lines": np.array(count)}
 
 
-def _store_records(source: Source, data_dir: str, way_out: str, targets: dict[str, Path]) -> Arrays:
-    """Write the texts of a source as columns; return the number of each record, what was dropped, and the revision."""
+def _store_records(
+    name: str, source: Source, data_dir: str, way_out: str, targets: dict[str, Path], max_bad_ratio: float
+) -> Arrays:
+    """Write the texts of a source as columns; return the number of each record, what was dropped, and the revision.
+
+    Ends early, as `Unreadable.check` does, once it is clear that this is not the file that was meant.
+    """
     source, revision = _pinned(source, data_dir)
     numbers: list[int] = []
     directions: list[str] = []
     dropped: dict[str, list[Any]] = {}
     bad: list[Bad] = []
+    seen = bad_count = 0
 
     def kept() -> Iterator[dict[str, str]]:
+        nonlocal seen, bad_count
         for row in read_rows(source, data_dir, way_out):
+            seen += 1
             if isinstance(row, Bad):
-                bad.append(row)
+                bad_count += 1
+                if len(bad) < QUARANTINED:
+                    bad.append(row)
+                elif seen >= _TELLING:
+                    Unreadable(bad, bad_count, seen).check(name, max_bad_ratio)
             elif isinstance(row, Dropped):
                 entry = dropped.setdefault(row.reason, [0, []])
                 entry[0] += 1
@@ -107,10 +151,12 @@ def _store_records(source: Source, data_dir: str, way_out: str, targets: dict[st
 
     write_columns(targets, kept())
     return {
+        "records": np.array(seen),
         "numbers": np.array(numbers, np.int64),
         "directions": np.array(directions, np.str_),
         "dropped": np.array(json.dumps(dropped, ensure_ascii=False)),
         "bad": np.array(json.dumps([vars(record) for record in bad], ensure_ascii=False)),
+        "bad_count": np.array(bad_count),
         "revision": np.array(json.dumps(revision)),
     }
 
@@ -120,7 +166,7 @@ def _pinned(source: Source, data_dir: str) -> tuple[Source, dict[str, str | None
 
     Beside it stands what was ``asked`` for and the ``commit``, None where that is unknown; nothing for local data.
     """
-    if isinstance(source, LinesSource) or source.dataset is None or is_folder(source.dataset, data_dir):
+    if isinstance(source, LinesSource) or source.dataset is None or folder_of(source.dataset, data_dir).is_dir():
         return source, None
     commit = resolve_commit(source.dataset)
     revision = {"asked": source.dataset.revision, "commit": commit}
@@ -130,6 +176,8 @@ def _pinned(source: Source, data_dir: str) -> tuple[Source, dict[str, str | None
     return source.model_copy(update={"dataset": dataset}), revision
 
 
-def recorded_bad(source: StoredSource) -> list[Bad]:
-    """Return the records of a source that could not be read, once its parts are done; none for files of lines."""
-    return [Bad(**entry) for entry in json.loads(str(parts.load(source.counts)["bad"]))] if source.counts else []
+def recorded_unreadable(counts: Path) -> Unreadable:
+    """Return the records of a source that could not be read, from the part that counted them."""
+    stored = parts.load(counts, "bad", "bad_count", "records")
+    first = [Bad(**entry) for entry in json.loads(str(stored["bad"]))]
+    return Unreadable(first, int(stored["bad_count"]), int(stored["records"]))

@@ -6,6 +6,7 @@ sake, and the source text of a translation is what the template leaves.
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -18,22 +19,31 @@ _BOUNDARY = regex.compile(r"[[\p{P}\n]--[\u0f0b]]", regex.V1)
 _QUOTES = '“”"「」『』‘’'
 _SHORTEST, _LONGEST = 4, 200  # characters of an opening or a closing
 _LEAST, _LEAST_SHARE = 10, 0.002  # prompts that have to share it
+_SAMPLE, _SEED = 50_000, 42  # prompts that are looked at, in which the rarest template stands a hundred times
 
 
 class Templates:
-    """The openings and closings that many of some prompts share."""
+    """The openings and closings that many of some prompts share; of more than 50,000 prompts a sample is looked at.
 
-    def __init__(self, prompts: Iterable[str]) -> None:
+    So are those of the ``patterns`` that a recipe writes prompts from, in which {text} stands for the content.
+    """
+
+    def __init__(self, prompts: Iterable[str], patterns: Iterable[str] = ()) -> None:
         openings: Counter[str] = Counter()
         closings: Counter[str] = Counter()
-        count = 0
-        for prompt in prompts:
-            count += 1
+        sample = _sample(prompts)
+        for prompt in sample:
             openings.update(_openings(prompt))
             closings.update(_closings(prompt))
-        least = max(_LEAST, _LEAST_SHARE * count)
-        self.openings = frozenset(text for text, uses in openings.items() if uses >= least)
-        self.closings = frozenset(text for text, uses in closings.items() if uses >= least)
+        least = max(_LEAST, _LEAST_SHARE * len(sample))
+        # An opening ends at its punctuation, not at the space behind.
+        ends = [(head.rstrip(" "), tail) for head, _, tail in (pattern.partition("{text}") for pattern in patterns)]
+        self.openings = frozenset(text for text, uses in openings.items() if uses >= least) | {e[0] for e in ends} - {
+            ""
+        }
+        self.closings = frozenset(text for text, uses in closings.items() if uses >= least) | {e[1] for e in ends} - {
+            ""
+        }
 
     @classmethod
     def of(cls, known: Mapping[str, Iterable[str]]) -> Templates:
@@ -57,6 +67,26 @@ class Templates:
         if opening or closing:
             text = text.strip().strip(_QUOTES).strip()
         return text if units(text) else prompt
+
+    def without_templates(self, texts: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return the texts, each with a name, that are more than an opening or a closing."""
+        known = {tuple(units(template.lower())) for template in self.openings | self.closings}
+        return [(name, text) for name, text in texts if tuple(units(text.lower())) not in known]
+
+
+def _sample(prompts: Iterable[str]) -> list[str]:
+    """Return all prompts, or `_SAMPLE` of them, each as likely as any other: reservoir sampling (Vitter 1985, R).
+
+    Of long ones only the ends are kept, which is where openings and closings are.
+    """
+    generator = random.Random(_SEED)
+    sample: list[str] = []
+    for number, prompt in enumerate(prompts):
+        place = number if number < _SAMPLE else generator.randrange(number + 1)
+        if place < _SAMPLE:  # the next free one, or one to be taken over
+            kept = prompt if len(prompt) <= 2 * _LONGEST else prompt[:_LONGEST] + prompt[-_LONGEST:]
+            sample[place : place + 1] = [kept]
+    return sample
 
 
 def _openings(prompt: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from langadapt.files.atomic import atomic_path, probe_folder, staged_folder, write_json, write_text
 from langadapt.files.json_stream import Bad, excerpt, is_text, parse_record, stream_json_array
-from langadapt.files.provenance import check_vouched
+from langadapt.files.provenance import check_vouched, files_vouched_for
 from langadapt.files.records import (
     iter_json_array,
     read_json_array,
@@ -20,6 +20,7 @@ __all__ = [
     "atomic_path",
     "check_vouched",
     "excerpt",
+    "files_vouched_for",
     "is_text",
     "iter_json_array",
     "parse_record",

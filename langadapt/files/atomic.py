@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_folder(path: str | Path, last: str, stale: str = "") -> Iterator[Path]:
+def staged_folder(path: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield an empty folder inside ``path``; when the block ends well, move its files to ``path``, ``last`` at the end.
 
     Nothing in ``path`` changes before all files are complete. The old ``last`` goes first and the new one comes last,
-    so a set of files with it is whole. Older files that match the pattern ``stale`` and are not among the new ones go
-    too. When the block fails, the staged files are deleted.
+    so a set of files with it is whole. Files named in ``stale`` that are not among the new ones go too. When the block
+    fails, the staged files are deleted.
     """
     path = Path(path)
     staging = path / ".unfinished"
@@ -49,9 +49,8 @@ def staged_folder(path: str | Path, last: str, stale: str = "") -> Iterator[Path
         yield staging
         files = sorted(staging.iterdir(), key=lambda file: file.name == last)
         (path / last).unlink(missing_ok=True)
-        for old in path.glob(stale) if stale else ():
-            if not (staging / old.name).exists():
-                old.unlink()
+        for name in {*stale} - {file.name for file in files}:
+            (path / name).unlink(missing_ok=True)
         for file in files:
             os.replace(file, path / file.name)
     except OSError as error:

@@ -10,6 +10,15 @@ from langadapt.files.records import read_json_object, sha256_of
 REPORT = "data_report.json"
 
 
+def files_vouched_for(folder: str | Path) -> list[str]:
+    """Return the names of the data files that the report in ``folder`` lists; none if it cannot be read."""
+    try:
+        files = read_json_object(Path(folder) / REPORT)["files"]
+    except (UserError, KeyError):
+        return []
+    return [name for name in files if Path(name).name == name] if isinstance(files, dict) else []
+
+
 def check_vouched(path: str | Path) -> str:
     """Return the SHA-256 of a data file.
 

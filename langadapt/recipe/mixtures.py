@@ -84,8 +84,14 @@ class Mixture(Settings, Generic[PartKind]):
             raise ValueError(f"parts.{sharing[0]} has no count; give it one, or the mixture a count or tokens to share")
         if total and not sharing:
             raise ValueError("every part has a size of its own, so that no part shares the mixture's count or tokens")
+        if self.temperature != 1 and (not sharing or any(self.parts[k].weight is not None for k in sharing)):
+            raise ValueError(
+                "temperature is for parts that share by their size; leave it out, or the weights and counts"
+            )
         if len({self.parts[k].weight is None for k in sharing}) > 1:
             raise ValueError("of the parts that share the mixture's count or tokens, give all a weight or none")
+        if all(part.max_share < 1 for part in self.parts):
+            raise ValueError("every part has a max_share, and nothing is left that is not capped; leave it out of one")
         if sum(part.max_share for part in self.parts if part.max_share < 1) >= 1:
             raise ValueError("the max_share of the parts add up to 1 or more; nothing is left for the others")
         return self

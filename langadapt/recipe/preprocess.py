@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from langadapt.recipe.language import Direction
 from langadapt.recipe.mixtures import Mixture, RecordPart, TextPart
 from langadapt.recipe.settings import Settings
 from langadapt.recipe.sources import InstructionsSource, PreferencesSource, Source, languages_of
+
+_NAME = r"^[\w.-]+$"
 
 
 class HeldOutSize(Settings):
@@ -42,7 +45,7 @@ class Download(Settings):
 class PreprocessSettings(Settings):
     """Everything stage 1 can be told."""
 
-    name: str = Field(description="first part of the file names it writes, e.g. tibetan", pattern=r"^[\w.-]+$")
+    name: str = Field(description="first part of the file names it writes, e.g. tibetan", pattern=_NAME)
     language: str = Field(description="code of the language being taught (configs/languages)")
     data_dir: str = Field("hf_data", description="the folder that holds the sources")
     tokenizer: str = Field(description="tokenizer that lengths are counted with: a folder or a hub name")
@@ -81,9 +84,19 @@ class PreprocessSettings(Settings):
         """The files of `decontaminate`."""
         return [Path(self.data_dir).expanduser() / Path(name).expanduser() for name in self.decontaminate]
 
+    @property
+    def conversions(self) -> list[str]:
+        """The OpenCC configurations that any source is converted by."""
+        return sorted({configuration for source in self.sources.values() for configuration in source.convert.values()})
+
     @model_validator(mode="after")
     def _agree(self) -> PreprocessSettings:
-        problems = [*self._problems_of_cpt(), *self._problems_of_sft(), *self._problems_of_download()]
+        problems = [
+            f"sources: {name!r} is no name; it may hold letters, digits and the characters _ . -"
+            for name in self.sources
+            if not re.fullmatch(_NAME, name)
+        ]
+        problems += [*self._problems_of_cpt(), *self._problems_of_sft(), *self._problems_of_download()]
         named = Counter([self.tokenizer, *self.tokenizer_report])
         problems += [
             f"tokenizer_report names {name!r} once more; the recipe's own tokenizer is always in the report"
@@ -114,12 +127,16 @@ class PreprocessSettings(Settings):
                 yield f"cpt.parts.{index}: the source {part.source!r} has no text in {code!r}"
 
     def _problems_of_sft(self) -> Iterator[str]:
-        seen: set[tuple[str, ...]] = set()
+        seen: dict[tuple[str, str], int] = {}
         for index, part in enumerate(self.sft.parts):
-            what = (part.source, part.task, part.direction)
-            if what in seen:
-                yield f"sft.parts.{index} is {' '.join(what)} once more; add up their counts"
-            seen.add(what)
+            first = seen.setdefault((part.source, part.direction), index)
+            if first != index and part.task == self.sft.parts[first].task:
+                yield f"sft.parts.{index} is {part.source} {part.task} {part.direction} once more; add up their counts"
+            elif first != index:
+                yield (
+                    f"sft.parts.{index} takes the records of sft.parts.{first}, {part.source} {part.direction}, under "
+                    "another task: they would be trained on twice. Keep one, with the counts added up"
+                )
             if (source := self.sources.get(part.source)) is None:
                 yield self._no_source(f"sft.parts.{index}", part.source)
                 continue
@@ -130,6 +147,8 @@ class PreprocessSettings(Settings):
             elif not isinstance(source, InstructionsSource):
                 if part.task != "translation":
                     yield f"sft.parts.{index}: text pairs of {part.source!r} give task translation, not {part.task}"
+                elif part.languages[0] == part.languages[1]:
+                    yield f"sft.parts.{index}: {part.direction} is no translation; name two languages"
                 elif not self.prompts.get(part.direction):
                     yield f"sft.parts.{index}: no prompts for {part.direction}; add them under `prompts`"
 

@@ -23,9 +23,9 @@ def place_of(dataset: HubDataset) -> str:
     return dataset.name if dataset.revision == "main" else f"{dataset.name}@{dataset.revision}"
 
 
-def is_folder(dataset: HubDataset, data_dir: str) -> bool:
-    """Say whether a data set is a folder below ``data_dir``, which goes before one of that name on the hub."""
-    return _folder(dataset, data_dir).is_dir()
+def folder_of(dataset: HubDataset, data_dir: str) -> Path:
+    """Return the folder below ``data_dir`` that a data set is read from; where there is none, it is on the hub."""
+    return Path(data_dir).expanduser() / Path(dataset.name).expanduser()
 
 
 def resolve_commit(dataset: HubDataset) -> str | None:
@@ -48,7 +48,7 @@ def iter_dataset(dataset: HubDataset, data_dir: str, required: Sequence[str]) ->
     """
     import datasets
 
-    folder = _folder(dataset, data_dir)
+    folder = folder_of(dataset, data_dir)
     with _explained(dataset):
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             data = datasets.load_from_disk(folder)
@@ -63,10 +63,6 @@ def iter_dataset(dataset: HubDataset, data_dir: str, required: Sequence[str]) ->
     if required:
         data = data.select_columns([name for name in data.column_names if name in (*required, "id")])
     yield from arrow_records(place_of(dataset), data.with_format("arrow").iter(BATCH))
-
-
-def _folder(dataset: HubDataset, data_dir: str) -> Path:
-    return Path(data_dir).expanduser() / Path(dataset.name).expanduser()
 
 
 def _open_from_hub(dataset: HubDataset) -> DatasetBuilder:

@@ -22,7 +22,12 @@ _NOTICEABLE = 0.05
 def prepare(text: str, language: str, convert: str | None = None) -> str:
     """Return ``text`` in the normal form of its language's profile, then converted by an OpenCC configuration."""
     text = normalize(text, load_language(language).normalization)
-    return _converter(convert).convert(text) if convert else text
+    return convert_script(text, convert) if convert else text
+
+
+def convert_script(text: str, configuration: str) -> str:
+    """Return ``text`` as an OpenCC configuration converts it, e.g. s2t: Simplified to Traditional Chinese."""
+    return str(_converter(configuration).convert(text))
 
 
 @cache

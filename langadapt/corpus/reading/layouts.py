@@ -100,7 +100,11 @@ def _records(source: RecordSource, data_dir: str, way_out: str) -> Iterator[tupl
         place = place_of(source.dataset)
         yield from ((place, item) for item in iter_dataset(source.dataset, data_dir, required))
     for name in source.file:
-        for path in _matches(_below(data_dir, name), way_out):
+        path = _below(data_dir, name)
+        matches = files_matching(path)
+        if not matches:
+            raise UserError(f"{path}: no file matches. {way_out}")
+        for path in matches:
             yield from ((str(path), item) for item in iter_records(path, way_out, source.columns, required))
 
 
@@ -114,14 +118,14 @@ def _below(data_dir: str, name: str) -> Path:
     return Path(data_dir).expanduser() / Path(name).expanduser()
 
 
-def _matches(path: Path, way_out: str) -> list[Path]:
-    """Return the files that a name stands for, in order; a file whose own name has brackets is itself."""
+def files_matching(path: Path) -> list[Path]:
+    """Return the files that a name stands for, in order; a file whose own name has brackets is itself.
+
+    A name that is no pattern is returned whether there is such a file or not.
+    """
     if path.exists() or not is_pattern(str(path)):
         return [path]
-    paths = sorted(Path(match) for match in glob.glob(str(path), recursive=True))
-    if not paths:
-        raise UserError(f"{path}: no file matches. {way_out}")
-    return paths
+    return sorted(match for match in map(Path, glob.glob(str(path), recursive=True)) if match.is_file())
 
 
 def _reader(source: RecordSource) -> Callable[[int, Record], Row]:

@@ -1,0 +1,42 @@
+"""The files that stage 1 writes, by name, so that no source is overwritten by what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from langadapt.corpus.lengths import cutoff_suffix
+from langadapt.corpus.storing import source_files
+from langadapt.errors import UserError
+from langadapt.recipe.preprocess import PreprocessSettings
+
+_REPORT = (
+    "data_report.json",
+    "data_report.md",
+    "data_flow.png",
+    "data_lengths.png",
+    "data_tokenizers.png",
+    "quarantine.jsonl",
+)
+
+
+def output_names(settings: PreprocessSettings) -> list[str]:
+    """Return the names of all files that a run writes into the output folder."""
+    filtered = f"filtered_{cutoff_suffix(settings.cutoff_len)}"
+    cpt = ["cpt_final", "cpt_test", f"cpt_test_{filtered}"]
+    sft = ["sft_final", f"sft_{filtered}", "sft_test", f"sft_test_{filtered}"]
+    return [*(f"{settings.name}_{part}.json" for part in cpt + sft), *_REPORT]
+
+
+def check_sources_are_kept(settings: PreprocessSettings, stale: Iterable[str]) -> None:
+    """Raise `UserError` if a run would write over, or delete as ``stale``, a file that it reads."""
+    folder = Path(settings.output_dir)
+    replaced = {(folder / name).resolve() for name in [*output_names(settings), *stale]}
+    read = {f"sources.{name}": source_files(source, settings.data_dir) for name, source in settings.sources.items()}
+    for key, paths in (read | {"decontaminate": settings.test_set_paths}).items():
+        for path in paths:
+            if path.resolve() in replaced:
+                raise UserError(
+                    f"{path} of `{key}` is a file that this run would replace or delete. Choose another output_dir, or "
+                    "move the file to another folder."
+                )
