@@ -19,7 +19,7 @@ class Progress:
         self._bar = tqdm(
             total=sum(expected.values()),
             smoothing=0,  # phases differ in speed, which the weights take care of
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} to go",
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {elapsed} so far, {remaining} to go",
             disable=None,
         )
 
