@@ -66,6 +66,8 @@ def main() -> None:
             data_collator=Collator(_pad_token_id(tokenizer)),
             processing_class=tokenizer,
         )
+        if trainer.loss_obstacle is not None:
+            _say(f"the loss holds the logits of all tokens: {trainer.loss_obstacle}")
         _train(trainer, settings, checkpoint)
 
     if RANK == 0:

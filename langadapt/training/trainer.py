@@ -1,7 +1,9 @@
-"""transformers' Trainer with four things added: isolation, token counts, a stop at NaN, and whole checkpoints."""
+"""transformers' Trainer with five things added: isolation, a loss without all logits, token counts, a stop at NaN, and
+whole checkpoints."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from langadapt.errors import UserError
 from langadapt.files import write_json
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import RUN_FILE, Run
+from langadapt.training.loss import ChunkedLoss, loss_obstacle
 
 
 def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingArguments:
@@ -38,12 +41,18 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         self.model.config.use_cache = generates_with_cache
         self.run = run
         self._num_tokens = torch.zeros(1, dtype=torch.long, device=self.args.device)
+        self.loss_obstacle = loss_obstacle(self.model)
+        self._loss_context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.loss_obstacle is None:
+            self._loss_context = ChunkedLoss(self.model, self.args.label_smoothing_factor)
+            self.label_smoother = None  # Trainer's own wants the logits
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the mean loss a token over all ranks and accumulated batches, as Trainer does; count the tokens."""
         self._num_tokens += inputs.pop("num_tokens").sum()
         # With a cache, transformers no longer isolates packed documents.
-        return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+        with self._loss_context:
+            return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, adding ``num_tokens``: the real tokens, of all ranks, since the last log."""
