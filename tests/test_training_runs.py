@@ -112,6 +112,14 @@ def token_mean_loss(model_folder: Path, data: Path, blocks: int, length: int) ->
     return total / count
 
 
+def test_whoever_may_enter_the_folder_may_read_its_files(pretrained: Path) -> None:
+    files = [
+        path for folder in (pretrained, pretrained / "checkpoint-8") for path in folder.iterdir() if path.is_file()
+    ]
+    assert any(path.suffix == ".safetensors" for path in files)
+    assert {path.stat().st_mode & 0o777 for path in files} == {pretrained.stat().st_mode & 0o666}
+
+
 def test_the_result_is_a_plain_model_folder(pretrained: Path, tiny_model: Path) -> None:
     base, model = AutoModelForCausalLM.from_pretrained(tiny_model), AutoModelForCausalLM.from_pretrained(pretrained)
     tokenizer = AutoTokenizer.from_pretrained(pretrained)

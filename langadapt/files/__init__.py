@@ -1,6 +1,13 @@
 """Ground: reading records with their line numbers, and writing so that nothing is ever half there."""
 
-from langadapt.files.atomic import atomic_path, probe_folder, staged_folder, write_json, write_text
+from langadapt.files.atomic import (
+    atomic_path,
+    give_default_permissions,
+    probe_folder,
+    staged_folder,
+    write_json,
+    write_text,
+)
 from langadapt.files.json_stream import Bad, excerpt, is_text, parse_record, stream_json_array
 from langadapt.files.provenance import check_vouched, files_vouched_for
 from langadapt.files.records import (
@@ -21,6 +28,7 @@ __all__ = [
     "check_vouched",
     "excerpt",
     "files_vouched_for",
+    "give_default_permissions",
     "is_text",
     "iter_json_array",
     "parse_record",

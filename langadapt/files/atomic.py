@@ -33,6 +33,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def give_default_permissions(folder: Path) -> None:
+    """Let everyone read and write the files of a folder who may do so with the folder itself.
+
+    That is what the umask asks for. Some writers (safetensors) make files that only their owner can read.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
+
+
 @contextmanager
 def staged_folder(path: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
     """Yield an empty folder inside ``path``; when the block ends well, move its files to ``path``, ``last`` at the end.
@@ -47,6 +58,7 @@ def staged_folder(path: str | Path, last: str, stale: Iterable[str] = ()) -> Ite
     staging.mkdir(parents=True)
     try:
         yield staging
+        give_default_permissions(staging)
         files = sorted(staging.iterdir(), key=lambda file: file.name == last)
         (path / last).unlink(missing_ok=True)
         for name in {*stale} - {file.name for file in files}:

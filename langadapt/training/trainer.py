@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from langadapt.errors import UserError
-from langadapt.files import write_json
+from langadapt.files import give_default_permissions, write_json
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import RUN_FILE, Run
 from langadapt.training.loss import ChunkedLoss, loss_obstacle
@@ -68,7 +68,9 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self.args.output_dir)
-            write_json(folder / f"checkpoint-{self.state.global_step}" / RUN_FILE, self.run)
+            checkpoint = folder / f"checkpoint-{self.state.global_step}"
+            give_default_permissions(checkpoint)
+            write_json(checkpoint / RUN_FILE, self.run)
             rotate_checkpoints(str(folder), self.run["settings"]["save_total_limit"])
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
