@@ -25,16 +25,24 @@ class ScannedColumn:
 
     code: str
     column: Column
+    convert: str | None
     units: NDArray[np.int32]
     reasons: NDArray[np.uint8]
     exact: NDArray[np.uint64]
     part_paths: list[Path]
     cluster: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
-    def read(self, row: int) -> str:
-        """Return the text of a row as the scan saw it, but not normalised; of a record what is said in it."""
-        text = self.column.read([row])[0]
-        return spoken_in(text) if self.code == TURNS else text
+    def read(self, rows: Documents) -> list[str]:
+        """Return the texts of some rows as the scan saw them: prepared, of a record what is said in it."""
+        rows = np.asarray(rows)
+        readable = self.reasons[rows] != NOT_UTF8
+        found = self.column.read(rows[readable].tolist())
+        if self.code == TURNS:
+            found = [spoken_in(text) for text in found]
+        elif not self.column.encoded:  # a column that was written here is prepared already
+            found = [prepare(text, self.code, self.convert) for text in found]
+        texts = iter(found)
+        return [next(texts) if ok else "" for ok in readable]
 
 
 @dataclass
@@ -48,7 +56,6 @@ class Collection:
     columns: dict[str, ScannedColumn]
     rows: dict[str, NDArray[np.int64]]
     numbers: NDArray[np.int64]
-    convert: dict[str, str]
     report: dict[str, Any]
     directions: NDArray[np.str_] | None = None  # of instructions; None for a source of texts
 
@@ -105,11 +112,8 @@ class Collection:
         for code, scanned in self.columns.items():
             rows = self.rows[code][documents]
             with_text = np.flatnonzero(rows >= 0)
-            readable = scanned.reasons[rows[with_text]] != NOT_UTF8
-            texts = iter(scanned.column.read(rows[with_text][readable].tolist()))
-            for k, ok in zip(with_text.tolist(), readable, strict=True):
-                text = next(texts) if ok else ""
-                found[k][code] = text if scanned.column.encoded else prepare(text, code, self.convert.get(code))
+            for k, text in zip(with_text.tolist(), scanned.read(rows[with_text]), strict=True):
+                found[k][code] = text
         return found
 
     def read_records(self, documents: Documents) -> list[dict[str, Any]]:

@@ -109,9 +109,9 @@ def _gather(source: StoredSource, code: str, scans: list[Part]) -> ScannedColumn
     }
     offsets = np.append(arrays["starts"], path.stat().st_size)
     column = Column(path, offsets, source.encoded)
-    return ScannedColumn(
-        code, column, arrays["units"], arrays["reasons"], arrays["exact"], [part.path for part in scans]
-    )
+    convert = source.source.convert.get(code)
+    paths = [part.path for part in scans]
+    return ScannedColumn(code, column, convert, arrays["units"], arrays["reasons"], arrays["exact"], paths)
 
 
 def _unreadable_lines(source: StoredSource, scanned: dict[str, ScannedColumn]) -> Unreadable:
@@ -160,7 +160,7 @@ def _collect(
         numbers = _line_numbers(rows)
     report["documents"] = len(numbers)
     report["texts"] = {code: _flow(column) for code, column in scanned.items()}
-    return Collection(name, scanned, rows, numbers, source.source.convert, report, directions)
+    return Collection(name, scanned, rows, numbers, report, directions)
 
 
 def _pair_all(
@@ -249,7 +249,8 @@ def _deduplicate(collections: Sequence[Collection], settings: PreprocessSettings
 
     def read(numbers: Sequence[int]) -> list[str]:
         which = np.searchsorted(bases, numbers, side="right") - 1
-        return [columns[k].read(number - int(bases[k])) for k, number in zip(which.tolist(), numbers, strict=True)]
+        rows = np.asarray(numbers) - bases[which]
+        return [columns[k].read(rows[n : n + 1])[0] for n, k in enumerate(which.tolist())]
 
     clusters, report = find_clusters(exact, band, read, settings.deduplicate, advance)
     for column, base in zip(columns, bases, strict=False):
