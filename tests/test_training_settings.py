@@ -25,7 +25,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
     recipe = tmp_path / "cpt.yaml"
     recipe.write_text(
         "stage: sft\nmodel_name_or_path: m\ndataset: d\noutput_dir: o\ncutoff_len: 64\n"
-        "learning_rat: 1e-4\nwarmup_ratio: 0.1\npacking: true\nper_device_train_batch_size: 0\n"
+        "learning_rat: 1e-4\nwarmup_ratio: 0.1\npacking: maybe\nper_device_train_batch_size: 0\n"
     )
     with pytest.raises(UserError) as caught:
         load_training_settings(recipe)
@@ -43,7 +43,7 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
         ("gradient_checkpointing=true", "activation_checkpointing"),
         ("eval_strategy=steps", "stage 4"),
         ("lr_scheduler_type=cosin", "'cosine'"),
-        ("finetuning_type=lora", "'full'"),
+        ("finetuning_type=lorra", "'lora'"),
         ("learning_rate=fast", "`learning_rate` is 'fast'"),
     ],
 )

@@ -5,6 +5,7 @@ from langadapt.files.atomic import (
     give_default_permissions,
     probe_folder,
     staged_folder,
+    sync_to_disk,
     write_json,
     write_text,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "sha256_of",
     "staged_folder",
     "stream_json_array",
+    "sync_to_disk",
     "write_json",
     "write_json_array",
     "write_text",

@@ -24,13 +24,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        sync_to_disk(temporary)
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _name_place(error, path)
         raise
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, would outlast a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def give_default_permissions(folder: Path) -> None:
@@ -46,7 +54,7 @@ def give_default_permissions(folder: Path) -> None:
 
 @contextmanager
 def staged_folder(path: str | Path, last: str, stale: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield an empty folder inside ``path``; when the block ends well, move its files to ``path``, ``last`` at the end.
+    """Yield an empty folder inside ``path``; when the block ends well, move all in it to ``path``, ``last`` at the end.
 
     Nothing in ``path`` changes before all files are complete. The old ``last`` goes first and the new one comes last,
     so a set of files with it is whole. Files named in ``stale`` that are not among the new ones go too. When the block
@@ -64,6 +72,8 @@ def staged_folder(path: str | Path, last: str, stale: Iterable[str] = ()) -> Ite
         for name in {*stale} - {file.name for file in files}:
             (path / name).unlink(missing_ok=True)
         for file in files:
+            if file.is_dir():
+                shutil.rmtree(path / file.name, ignore_errors=True)
             os.replace(file, path / file.name)
     except OSError as error:
         _name_place(error, path)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
+from langadapt.errors import UserError
+from langadapt.files import read_json_object
+from langadapt.models.folder import first_line
 from langadapt.models.templates import CHATML, control_tokens
 
 END_OF_TEXT = "<|endoftext|>"
@@ -65,3 +82,43 @@ def new_qwen2(
         pad_token_id=tokenizer.pad_token_id,
     )
     return Qwen2ForCausalLM(config)
+
+
+def new_model(config: Mapping[str, Any] | str | Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """Return a model as `new_config` describes it: random float32 weights, drawn with ``seed``."""
+    torch.manual_seed(seed)
+    made = new_config(config, tokenizer)
+    try:
+        return AutoModelForCausalLM.from_config(made, dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise UserError(f"model.config: no model can be made of it ({first_line(error)}).") from None
+
+
+def new_config(config: Mapping[str, Any] | str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """Return the config of a new model of any architecture that transformers has.
+
+    ``config`` holds the keys of a config.json, or is the path of one. ``vocab_size`` and the ids of special tokens are
+    the tokenizer's where it does not say them. Raises `UserError` for a config that transformers cannot use.
+    """
+    keys = dict(config) if isinstance(config, Mapping) else read_json_object(config)
+    ours = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    kind = keys.pop("model_type", None)
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        near = difflib.get_close_matches(str(kind), MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, n=3)
+        hint = f"Near ones: {', '.join(near)}." if near else "For example qwen2 or llama."
+        raise UserError(f"model.config: model_type is {kind!r}, which is no causal language model here. {hint}")
+    keys.pop("dtype", None)
+    try:
+        known = AutoConfig.for_model(kind).to_dict()
+        for key in keys.keys() - known.keys():
+            # transformers takes any key, some under older names; one misspelt would leave a default in its place.
+            if near := difflib.get_close_matches(key, known, n=1, cutoff=0.85):
+                raise UserError(f"model.config: {kind} has no key {key}. Did you mean {near[0]}?")
+        return AutoConfig.for_model(kind, **(ours | keys))
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise UserError(f"model.config: not one of {kind} ({' '.join(str(error).split())}).") from None

@@ -11,17 +11,21 @@ from langadapt.files import read_json_object
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 WAY_OUT = "Check the path, or download the model: python 1_preprocess.py --download."
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
 def find_model(name: str) -> str:
-    """Return ``name`` if it is a checked model folder or may be a hub name; raise `UserError` otherwise.
+    """Return ``name`` if it is a checked model or adapter folder or may be a hub name; raise `UserError` otherwise.
 
     A hub name is ``organisation/model``, with no such path on this disk.
     """
     path = Path(name)
-    if path.exists():
+    if is_adapter(path):
+        adapter_base(path)
+    elif path.exists():
         check_model_folder(path)
     else:
         _require_hub_name(name)
@@ -29,8 +33,13 @@ def find_model(name: str) -> str:
 
 
 def find_tokenizer(name: str) -> str:
-    """Return ``name`` if it is a folder with a tokenizer.json or may be a hub name; raise `UserError` otherwise."""
+    """Return ``name`` if it is a folder with a tokenizer.json or may be a hub name; raise `UserError` otherwise.
+
+    For an adapter's folder without one it is the base's.
+    """
     path = Path(name)
+    if is_adapter(path) and not (path / "tokenizer.json").is_file():
+        return find_tokenizer(adapter_base(path))
     if not path.exists():
         _require_hub_name(name, " Or download the model: python 1_preprocess.py --download.")
     elif not (path / "tokenizer.json").is_file():
@@ -47,6 +56,8 @@ def check_model_folder(path: str | Path) -> list[Path]:
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: not a folder. Give the folder of a Hugging Face model (config.json, *.safetensors).")
+    if is_adapter(path):
+        raise UserError(f"{path}: an adapter, not a model. Give the finished model, which it is merged into.")
     if not (path / "config.json").is_file():
         inside = sorted(p.name for p in path.iterdir() if (p / "config.json").is_file())
         hint = f" There are models in it: {', '.join(inside)}." if inside else ""
@@ -55,6 +66,37 @@ def check_model_folder(path: str | Path) -> list[Path]:
     for shard in shards:
         _check_shard(shard)
     return shards
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Say whether a folder holds an adapter of PEFT rather than a whole model."""
+    return (Path(path) / ADAPTER_CONFIG).is_file() and not (Path(path) / "config.json").is_file()
+
+
+def adapter_base(path: str | Path) -> str:
+    """Return the checked folder, or the hub name, of the model that an adapter belongs to.
+
+    Raises `UserError` when the adapter has no safetensors, or they are cut short, or its base is gone.
+    """
+    path = Path(path)
+    if not (path / ADAPTER).is_file():
+        raise UserError(
+            f"{path}: an adapter without {ADAPTER}. Pickled weights (adapter_model.bin) can run code and are never "
+            "opened; convert them where you trust them, or copy the folder again."
+        )
+    _check_shard(path / ADAPTER)
+    base = read_json_object(path / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"{path / ADAPTER_CONFIG}: names no base model. Write its path as base_model_name_or_path.")
+    if is_adapter(base):
+        raise UserError(f"{path / ADAPTER_CONFIG}: the base {base} is itself an adapter. Merge that one first.")
+    try:
+        return find_model(base)
+    except UserError as error:
+        raise UserError(
+            f"{path}: an adapter whose base cannot be used: {error}\n"
+            f"Put the base back, or write its path as base_model_name_or_path into {path / ADAPTER_CONFIG}."
+        ) from None
 
 
 def first_line(error: Exception) -> str:

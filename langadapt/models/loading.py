@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import UserError
-from langadapt.models.folder import WAY_OUT, find_model, first_line
+from langadapt.models.folder import WAY_OUT, find_model, first_line, is_adapter
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -47,11 +47,17 @@ def load_model(
 ) -> PreTrainedModel:
     """Return a causal language model in evaluation mode on ``device`` (default: left where it is loaded, the CPU).
 
+    The folder of an adapter gives its base with the adapter merged in, in float32, then brought to ``dtype``.
     ``options`` go to `from_pretrained`. Raises `UserError` when the folder is no model, none that is known here, or
     does not hold every weight in the size that its config.json asks for.
     """
     find_model(name)
     disable_progress_bar()  # of seconds, and in the way of the stages' own
+    if is_adapter(name):
+        from langadapt.models.adapters import merge_adapter
+
+        merged = merge_adapter(name, trust_remote_code, **options).to(dtype)
+        return merged.to(device) if device is not None else merged
     try:
         model, loading = AutoModelForCausalLM.from_pretrained(
             name,

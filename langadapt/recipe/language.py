@@ -40,10 +40,7 @@ class Language(Settings):
     @field_validator("scripts")
     @classmethod
     def _scripts_exist(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if not _is_script(name):
-                raise ValueError(f"{name!r} is no script in Unicode; known are, for example, Tibetan, Latin and Han")
-        return names
+        return require_scripts(names)
 
 
 @cache
@@ -57,6 +54,14 @@ def load_language(code: str) -> Language:
     if profile.code != code:
         raise UserError(f"{path}: `code` is {profile.code!r}, but the file's name says {code!r}.")
     return profile
+
+
+def require_scripts(names: list[str]) -> list[str]:
+    """Return the names; raise `ValueError` for one that is no Unicode script."""
+    for name in names:
+        if not _is_script(name):
+            raise ValueError(f"{name!r} is no script in Unicode; known are, for example, Tibetan, Latin and Han")
+    return names
 
 
 def _is_script(name: str) -> bool:

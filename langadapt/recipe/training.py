@@ -14,7 +14,8 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field, ValidationInfo, create_model, field_validator
 from transformers.training_args import TrainingArguments
 
-from langadapt.recipe.settings import Settings, load_settings
+from langadapt.recipe.methods import MethodSettings
+from langadapt.recipe.settings import load_settings
 
 _NO_EVALUATION = (
     "There is no evaluation while training; stage 4 measures any checkpoint-N folder: python 4_evaluate.py."
@@ -47,7 +48,10 @@ _LIMITS: dict[str, dict[str, float]] = {
 }
 
 
-class TrainingSettings(Settings):
+Packing = Literal["isolated", "joined", "none"]
+
+
+class TrainingSettings(MethodSettings):
     """Our own keys. `load_training_settings` adds every TrainingArguments key that is not among them."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -58,24 +62,36 @@ class TrainingSettings(Settings):
         "save_safetensors": "Weights are always saved as safetensors.",
         "group_by_length": "Write `train_sampling_strategy: group_by_length`.",
         "logging_dir": "TensorBoard's files are in `output_dir`/runs; the variable TENSORBOARD_LOGGING_DIR moves them.",
+        "quantization_bit": "Write `finetuning_type: qlora`; it takes 4 bits.",
         "no_cuda": "It is now called `use_cpu`.",
-        "tokenizer": "The tokenizer is the one in `model_name_or_path`.",
-        "model": "It is called `model_name_or_path`.",
+        "tokenizer": "The tokenizer is the one in `model_name_or_path`, or that of `model` for a new one.",
     }
 
     stage: Literal["pt", "sft"] = Field(description="pt: continual pretraining on texts; sft: fine-tuning on answers")
-    finetuning_type: Literal["full"] = Field("full", description="full: every parameter is trained")
-    model_name_or_path: str = Field(description="the model to start from: a Hugging Face folder or hub name")
     trust_remote_code: bool = Field(False, description="run Python code that the model's folder brings along")
     template: str | None = Field(None, description="chat template for sft: chatml, or null for the tokenizer's own")
     dataset: str = Field(description="a file that stage 1 wrote")
     cutoff_len: int = Field(description="tokens a sequence: blocks of pt; longer records of sft are left out", gt=1)
-    packing: bool | None = Field(None, description="documents share blocks, isolated from each other; pt always packs")
+    packing: Packing = Field(
+        "isolated",
+        description="records share blocks of cutoff_len tokens; isolated, or true: without seeing each other; joined: "
+        "seeing those before; none, or false: one record a sequence, padded",
+    )
     output_dir: str = Field(description="where the model, its checkpoints and its log go")
     resume_from_checkpoint: bool | str = Field(
         True,
         description="true: from the last complete checkpoint, if any; a folder: from that one; "
         "false: never, and stop if output_dir holds a run already",
+    )
+    resume_despite: list[str] = Field(
+        default_factory=list,
+        description="go on from a checkpoint although these differ: keys of the recipe, world_size, dataset_sha256, "
+        "base_model, deepspeed_config",
+    )
+    max_skipped_steps: int = Field(10, description="end after so many steps in a row without a finite gradient", gt=0)
+    eval_dataset: str | None = Field(
+        None,
+        description="a file of stage 1, not trained on; its loss is taken as eval_strategy and eval_steps say",
     )
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON (ZeRO stage 0 to 2), or null for none")
     bf16: bool = Field(False, description="bfloat16 arithmetic with float32 master weights; the model is saved as bf16")
@@ -84,14 +100,10 @@ class TrainingSettings(Settings):
     report_to: str | list[str] = Field("tensorboard", description="trackers to write to as well; none for none")
     logging_steps: float = Field(10, description="optimizer steps a log line", gt=0)
 
-    @field_validator("packing")
+    @field_validator("packing", mode="before")
     @classmethod
-    def _packing_is_for_pt(cls, value: bool | None, info: ValidationInfo) -> bool | None:
-        if value is True and info.data.get("stage") == "sft":
-            raise ValueError("conversations are not packed; leave it out for stage: sft")
-        if value is False and info.data.get("stage") == "pt":
-            raise ValueError("stage: pt always packs; leave it out")
-        return value
+    def _packing_may_be_yes_or_no(cls, value: Any) -> Any:
+        return {True: "isolated", False: "none"}[value] if isinstance(value, bool) else value
 
     @field_validator("fp16")
     @classmethod
@@ -109,7 +121,7 @@ class TrainingSettings(Settings):
     def resolved(self) -> dict[str, Any]:
         """Return the keys that were set and all of our own as plain values: itself a recipe. Never holds a token."""
         chosen = self.model_fields_set | set(TrainingSettings.model_fields)
-        return self.model_dump(mode="json", include=chosen - {"hub_token"})
+        return self.model_dump(mode="json", include=chosen - {"hub_token"} - self.keys_of_other_methods())
 
 
 def load_training_settings(config: str | Path | None, overrides: Sequence[str] = ()) -> TrainingSettings:

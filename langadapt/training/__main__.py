@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
+from peft import PeftModel
 from transformers import (
-    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     ProgressCallback,
@@ -21,14 +19,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import EXIT_USER_ERROR, UserError, run_command
 from langadapt.files import check_vouched
-from langadapt.models import load_model, stop_token_ids
 from langadapt.recipe.training import TrainingSettings, load_training_settings
+from langadapt.training.averaging import MovingAverage, put_average, read_moving_average
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, reached_the_end
-from langadapt.training.data import Tokens, prepare_tokens, tokens_folder
+from langadapt.training.data import delete_tokens, open_tokens, tokens_folder
 from langadapt.training.export import export_model
-from langadapt.training.packing import Collator, Conversations, PackedBlocks
+from langadapt.training.methods import count_parameters, prepare_model, reopen_model
+from langadapt.training.packing import Blocks, Collator, describe, show_block
 from langadapt.training.preflight import check
 from langadapt.training.progress import ProgressLog
+from langadapt.training.stopping import note_stop_signals
 from langadapt.training.trainer import AdaptationTrainer, training_arguments
 
 RANK = int(os.environ.get("RANK", 0))
@@ -37,6 +37,7 @@ RANK = int(os.environ.get("RANK", 0))
 def main() -> None:
     """Train the model of the recipe on the command line, from its last checkpoint where there is one."""
     disable_progress_bar()  # one for every file read or written
+    asked_to_stop = note_stop_signals()
     config, overrides = sys.argv[1], sys.argv[2:]
     settings = load_training_settings(config, overrides)
     tokenizer = check(settings, config)
@@ -46,51 +47,52 @@ def main() -> None:
     run = describe_run(settings, dataset_sha256, arguments.world_size)
     checkpoint = choose_checkpoint(settings, run)
     folder = tokens_folder(settings, tokenizer, dataset_sha256)
-    with arguments.main_process_first(desc="encoding the data"):
-        tokens = prepare_tokens(settings, tokenizer, folder)
-    if RANK == 0:
-        _describe_data(settings, tokenizer, tokens)
+    tokens = open_tokens(folder)
+    for sentence in describe(tokens, settings.cutoff_len, settings.packing):
+        _say(f"{settings.dataset}: {sentence}")
+    _say(f"first block, «not learned»:\n{show_block(tokens, tokenizer)}")
 
     if checkpoint is not None and reached_the_end(checkpoint, run):
-        model = load_model(str(checkpoint), trust_remote_code=settings.trust_remote_code)
+        model = reopen_model(settings, checkpoint)
+        if settings.ema_decay is not None:
+            put_average(model, read_moving_average(checkpoint))
         _say(f"{checkpoint} is the last step; writing the finished model")
     else:
-        model = _load_base(settings, tokenizer, arguments)
+        model = prepare_model(settings, tokenizer, arguments.device)
+        trained, total = count_parameters(model, settings)
+        _say(f"trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
         trainer = AdaptationTrainer(
             run=run,
+            asked_to_stop=asked_to_stop,
+            max_skipped_steps=settings.max_skipped_steps,
             model=model,
             args=arguments,
-            train_dataset=PackedBlocks(tokens, settings.cutoff_len)
-            if settings.stage == "pt"
-            else Conversations(tokens),
+            train_dataset=Blocks(tokens, settings.packing),
             data_collator=Collator(_pad_token_id(tokenizer)),
             processing_class=tokenizer,
         )
         if trainer.loss_obstacle is not None:
             _say(f"the loss holds the logits of all tokens: {trainer.loss_obstacle}")
+        if isinstance(model, PeftModel):
+            trainer.companions.append(model.get_base_model().generation_config.save_pretrained)
+        average = None
+        if settings.ema_decay is not None and RANK == 0:
+            average = MovingAverage(model, settings.ema_decay, checkpoint)
+            trainer.add_callback(average)
+            trainer.companions.append(average.save)
         _train(trainer, settings, checkpoint)
+        if trainer.stopped and trainer.state.global_step < trainer.state.max_steps:
+            _say(f"stopped after step {trainer.state.global_step}, as asked; the same command goes on from there")
+            _leave(arguments)
+            return
+        if average is not None:
+            put_average(model, average.average)
 
     if RANK == 0:
         export_model(model, tokenizer, settings, run, tokens)
-        shutil.rmtree(folder)
+        delete_tokens(settings.output_dir)
         _say(f"the model is in {settings.output_dir}")
-    if arguments.world_size > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-
-
-def _load_base(
-    settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, arguments: TrainingArguments
-) -> PreTrainedModel:
-    """Load the model in float32 to train; under DeepSpeed in bf16, from which ZeRO makes its own float32 masters."""
-    dtype = torch.bfloat16 if settings.deepspeed and settings.bf16 else torch.float32
-    model = load_model(settings.model_name_or_path, dtype, trust_remote_code=settings.trust_remote_code)
-    if settings.stage == "sft":
-        model.generation_config.eos_token_id = stop_token_ids(tokenizer, model.generation_config, chat=True)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    batch = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    _say(f"{settings.model_name_or_path}: {parameters:,} parameters, all trained; {batch} sequences an optimizer step")
-    return model
+    _leave(arguments)
 
 
 def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: Path | None) -> None:
@@ -103,17 +105,11 @@ def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: P
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
-def _describe_data(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> None:
-    """Say what is trained on, and for sft show what the model sees of the first record, «what it does not learn»."""
-    learned = int(tokens.learned.sum())
-    _say(f"{settings.dataset}: {len(tokens.ends):,} records, {len(tokens.ids):,} tokens, {learned:,} learned")
-    if tokens.skipped:
-        _say(f"{tokens.skipped:,} records are longer than cutoff_len={settings.cutoff_len} and were left out")
-    if settings.stage == "sft":
-        ids, mask = tokens.ids[: tokens.ends[0]], tokens.learned[: tokens.ends[0]]
-        runs = np.split(np.arange(len(ids)), np.flatnonzero(np.diff(mask)) + 1)
-        parts = [(tokenizer.decode(ids[run]), mask[run[0]]) for run in runs]
-        _say("first record: " + "".join(text if is_learned else f"«{text}»" for text, is_learned in parts))
+def _leave(arguments: TrainingArguments) -> None:
+    """Wait for all ranks: the first that ends takes the others with it."""
+    if arguments.world_size > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,9 +1,4 @@
-"""Which checkpoint to go on from.
-
-The Trainer writes a checkpoint in place, file by file and rank by rank, so a folder's name proves nothing. A checkpoint
-counts when it holds `RUN_FILE`, which is written after every rank is done and says which run it belongs to. The
-finished model has the same file.
-"""
+"""Which checkpoint to go on from, and whether it, or a finished model, belongs to this run: its `RUN_FILE` says."""
 
 from __future__ import annotations
 
@@ -15,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_file
+from langadapt.files import read_json_file, sha256_of
 from langadapt.models import check_model_folder
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.saving import RUN_FILE, find_damage, sweep
 
-RUN_FILE = "training_run.json"
 Run = dict[str, Any]
 
 _LENGTH = {"max_steps", "num_train_epochs"}
@@ -28,8 +23,10 @@ _FREE = _LENGTH | {
     "output_dir",
     "dataset",  # its hash counts
     "model_name_or_path",  # its fingerprint counts
+    "model",  # so do the content of its config and its tokenizer
     "deepspeed",  # its content counts
     "resume_from_checkpoint",
+    "resume_despite",
     "report_to",
     "disable_tqdm",
     "run_name",
@@ -47,8 +44,8 @@ def describe_run(settings: TrainingSettings, dataset_sha256: str, world_size: in
     return {
         "world_size": world_size,
         "dataset_sha256": dataset_sha256,
-        "base_model": _fingerprint(settings.model_name_or_path),
-        "deepspeed": read_json_file(settings.deepspeed) if settings.deepspeed else None,
+        "base_model": _start(settings),
+        "deepspeed_config": read_json_file(settings.deepspeed) if settings.deepspeed else None,
         "settings": settings.model_dump(mode="json", exclude={"hub_token"}),
     }
 
@@ -80,16 +77,17 @@ def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
         return None
     if isinstance(choice, str):
         checkpoint: Path | None = Path(choice)
-        if not (Path(choice) / RUN_FILE).is_file():
+        if not is_complete(Path(choice)):
             raise UserError(f"resume_from_checkpoint={choice}: no complete checkpoint ({RUN_FILE} is not there).")
     else:
         complete = [step for step in steps_of(folder) if is_complete(folder / f"checkpoint-{step}")]
         checkpoint = folder / f"checkpoint-{max(complete)}" if complete else None
+    allowed = _FREE | set(settings.resume_despite)
     if checkpoint is not None:
-        _require_same_run(checkpoint, run)
+        _require_same_run(checkpoint, run, allowed)
     if (folder / "config.json").exists():
         # A longer run goes on from a checkpoint; without one it would start anew and replace the model.
-        _require_same_run(folder, run, _FREE if checkpoint is not None else _FREE - _LENGTH)
+        _require_same_run(folder, run, allowed if checkpoint is not None else allowed - _LENGTH)
     return checkpoint
 
 
@@ -102,23 +100,29 @@ def reached_the_end(checkpoint: Path, run: Run) -> bool:
     return bool(state["global_step"] >= steps)
 
 
-def set_aside_incomplete(output_dir: str | Path) -> list[str]:
-    """Rename half-written checkpoints so that nothing takes them for whole; return one sentence about each."""
+def set_aside_damaged(output_dir: str | Path) -> list[str]:
+    """Make the newest checkpoint one that is whole to the last byte; return one sentence about each that was not.
+
+    Those are renamed, so that nothing takes them for whole. What a killed run was just writing is deleted.
+    """
     folder, said = Path(output_dir), []
-    for step in steps_of(folder):
+    sweep(folder)
+    for step in reversed(steps_of(folder)):
         checkpoint = folder / f"checkpoint-{step}"
-        if not is_complete(checkpoint):
-            aside = folder / f"incomplete-checkpoint-{step}"
-            shutil.rmtree(aside, ignore_errors=True)
-            os.replace(checkpoint, aside)
-            said.append(f"{checkpoint} was never finished; it is now {aside}, and may be deleted")
+        damage = find_damage(checkpoint)
+        if damage is None:
+            break
+        aside = folder / f"damaged-{checkpoint.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(checkpoint, aside)
+        said.append(f"{checkpoint} is damaged ({damage}); it is now {aside}, and may be deleted")
     return said
 
 
-def differences(done: Run, run: Run, free: set[str] = _FREE) -> list[str]:
-    """Return what differs between two runs, one ``key: then, now`` each, leaving out the settings that are ``free``."""
-    keys = [key for key in ("world_size", "dataset_sha256", "base_model", "deepspeed") if done[key] != run[key]]
-    found = [f"{key}: {done[key]} then, {run[key]} now" for key in keys]
+def differences(done: Run, run: Run, free: set[str]) -> list[str]:
+    """Return what differs between two runs, one ``key: then, now`` each, leaving out the keys that are ``free``."""
+    keys = [key for key in run if key != "settings" and done.get(key) != run[key] and key not in free]
+    found = [f"{key}: {done.get(key)} then, {run[key]} now" for key in keys]
     for key in sorted(done["settings"].keys() & run["settings"].keys()):
         then, now = done["settings"][key], run["settings"][key]
         if then != now and key not in free and not key.startswith(_FREE_PREFIXES):
@@ -135,24 +139,42 @@ def steps_of(output_dir: Path) -> list[int]:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Say whether a checkpoint was written to its end, by every rank."""
+    """Say whether a folder is a checkpoint that was written to its end; `find_damage` looks at its files."""
     return (checkpoint / RUN_FILE).is_file()
 
 
-def _require_same_run(folder: Path, run: Run, free: set[str] = _FREE) -> None:
+def _require_same_run(folder: Path, run: Run, free: set[str]) -> None:
     if not (folder / RUN_FILE).is_file():
         raise UserError(f"{folder}: holds a model that this run did not make. Choose another output_dir.")
-    found = differences(read_json_file(folder / RUN_FILE), run, free)
+    done = read_json_file(folder / RUN_FILE)
+    found = differences(done, run, free)
     if found:
         raise UserError(
             f"{folder}: belongs to a run that differs from this one:\n  "
             + "\n  ".join(found)
             + "\nStart with what it was made with (world_size is NPROC_PER_NODE x NNODES), choose another output_dir, "
-            "or delete the folder."
+            "delete the folder, or allow it by name, as in resume_despite=[learning_rate]."
+        )
+    sharded = run["deepspeed_config"] or run["settings"].get("fsdp")
+    if sharded and "files" in done and done["world_size"] != run["world_size"]:
+        raise UserError(
+            f"{folder}: each of its {done['world_size']} ranks saved its own part of the optimizer, which "
+            f"{run['world_size']} ranks cannot read, whatever resume_despite allows. Start {done['world_size']} ranks."
         )
 
 
-def _fingerprint(model: str) -> str:
+def _start(settings: TrainingSettings) -> str | dict[str, Any]:
+    """Return what tells one start from another: a model's fingerprint, or what a new one is made of."""
+    if settings.model is None:
+        return fingerprint(str(settings.model_name_or_path))
+    config = settings.model.config
+    return {
+        "config": config if isinstance(config, dict) else read_json_file(config),
+        "tokenizer": sha256_of(Path(settings.model.tokenizer) / "tokenizer.json"),
+    }
+
+
+def fingerprint(model: str) -> str:
     """Return a hash of a model folder's weights, by size and both ends of every file; the name of a hub model."""
     if not Path(model).is_dir():
         return model

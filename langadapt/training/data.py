@@ -1,77 +1,144 @@
-"""From a file of stage 1 to tokens on disk.
+"""From a file of stage 1 to tokens on disk, packed into the blocks that the model is trained on.
 
-Tokens are kept in flat files beside the model that is trained on them, mapped into memory by every rank: a corpus of
-any size takes one pass and no memory, and a second start finds them there.
+One process encodes and packs, before the ranks start; they map the flat files into memory. A corpus of any size takes
+one pass and no memory, and a second start finds everything there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.files import iter_json_array, read_json_file, write_json
-from langadapt.models import ChatFormatError, conversation, encode_conversation, encode_texts
-from langadapt.models.chat import IGNORE
+from langadapt.models import ChatFormatError, conversation, encode_texts, end_of_turn_id
+from langadapt.models.chat import IGNORE, encode_labelled
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.best_fit import pack
 
-_BATCH = 256  # documents given to the tokenizer at a time
+Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]  # token ids of a record, and which of them are learned
 
-Encoded = tuple[list[int], list[bool]]  # token ids of a record, and which of them are learned
+_BATCH = 2**20  # characters given to the tokenizer at a time: it holds a hundred bytes and more for each token
+_NAMED = 5  # records that a message names
+
+
+@dataclass
+class Counts:
+    """What became of the records of a file.
+
+    Of ``records`` used, ``cut`` were longer than ``cutoff_len`` and stand in several pieces. Left out are the
+    conversations ``too_long`` for a block and the records that are ``empty``: nothing to learn but the end. The first
+    of those are ``empty_numbers``, counted from 1. ``learned`` counts tokens.
+    """
+
+    records: int = 0
+    cut: int = 0
+    too_long: int = 0
+    empty: int = 0
+    empty_numbers: list[int] = field(default_factory=list)
+    learned: int = 0
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of all records, one after the other.
+    """The tokens of all records in pieces of at most ``cutoff_len``, and which pieces make a block.
 
-    ``ids`` (int32) and ``learned`` (bool) have one entry a token; ``ends`` (int64) has one a record, the index after
-    its last token. ``skipped`` counts the records that were longer than the cutoff.
+    ``ids`` (int32) and ``learned`` (bool) have one entry a token. Piece p is ``ids[pieces[p]:pieces[p + 1]]``; block b
+    holds the pieces ``order[blocks[b]:blocks[b + 1]]`` (all three int64). The first token of a piece is never learned,
+    since nothing stands before it.
     """
 
     ids: NDArray[np.int32]
     learned: NDArray[np.bool_]
-    ends: NDArray[np.int64]
-    skipped: int
+    pieces: NDArray[np.int64]
+    order: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    counts: Counts
 
 
 def tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> Path:
-    """Return where the tokens of this data under this tokenizer stand, or will stand."""
-    parts = [dataset_sha256, settings.stage, tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token]
+    """Return where the tokens of this data under this tokenizer and these settings stand, or will stand."""
+    layout = [settings.cutoff_len, settings.packing != "none", _seed(settings)]
+    parts = [dataset_sha256, settings.stage, layout, tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
     if settings.stage == "sft":
-        parts += [tokenizer.chat_template, settings.cutoff_len]
+        parts.append(tokenizer.chat_template)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return Path(settings.output_dir) / f"tokens-{digest[:16]}"
 
 
-def prepare_tokens(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, folder: Path) -> Tokens:
-    """Return the tokens of ``settings.dataset``, encoding them into ``folder`` if they are not there yet.
+def prepare_tokens(
+    dataset: str, settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> Tokens:
+    """Return the tokens of a file of records, encoded and packed into ``folder`` if they are not there yet.
 
-    Raises `UserError` for a record without the fields of its stage, and when nothing is left to learn from.
+    Any number of processes may do so at once: the first that is done makes the folder, whole.
+
+    Packed, the blocks come in an order drawn with ``settings.seed``; otherwise each piece is a block, in the order of
+    the records. Raises `UserError` for a record without the fields of its stage, for a chat template under which
+    answers cannot be learned, and when nothing is left to learn from.
     """
-    if not folder.is_dir():
-        records = iter_json_array(settings.dataset)
+    if folder.is_dir():
+        return open_tokens(folder)
+    # The process alone is not enough of a name: on a shared disk another machine may have one of the same number.
+    temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True, exist_ok=True)
+    try:
         encode = encode_documents if settings.stage == "pt" else encode_conversations
-        cutoff = None if settings.stage == "pt" else settings.cutoff_len
-        _write_tokens(folder, encode(records, tokenizer, settings.dataset), cutoff)
-    tokens = _open_tokens(folder)
-    if not tokens.learned.any():
-        shutil.rmtree(folder)
+        # disable=None: no bar where standard error is no terminal
+        records = tqdm(iter_json_array(dataset), "encoding", unit=" records", disable=None)
+        counts = _write_tokens(temporary, settings, encode(records, tokenizer, dataset))
+        if counts.learned == 0:
+            raise UserError(
+                f"{dataset}: no token is left to learn from ({counts.records} records used, {counts.too_long} "
+                f"longer than cutoff_len={settings.cutoff_len}, {counts.empty} empty). Raise cutoff_len, or look at "
+                "the data."
+            )
+        _write_blocks(temporary, settings)
+        write_json(temporary / "counts.json", asdict(counts))
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return open_tokens(folder)
+
+
+def open_tokens(folder: Path) -> Tokens:
+    """Map what `prepare_tokens` wrote; raises `UserError` where it is not there."""
+    if not folder.is_dir():
         raise UserError(
-            f"{settings.dataset}: no token is left to learn from ({len(tokens.ends)} records used, {tokens.skipped} "
-            f"longer than cutoff_len={settings.cutoff_len}). Raise cutoff_len, or look at the data."
+            f"{folder}: the encoded data is not there. The launcher makes it on every machine before training starts: "
+            "start with 2_train_cpt.sh or 3_train_sft.sh."
         )
-    return tokens
+    return Tokens(
+        ids=_mapped(folder / "ids", np.int32),
+        learned=_mapped(folder / "learned", np.bool_),
+        pieces=_mapped(folder / "pieces", np.int64),
+        order=_mapped(folder / "order", np.int64),
+        blocks=_mapped(folder / "blocks", np.int64),
+        counts=Counts(**read_json_file(folder / "counts.json")),
+    )
+
+
+def delete_tokens(output_dir: str | Path) -> None:
+    """Delete the tokens of a run that is finished, those of other settings before it, and what killed starts left."""
+    name = "tokens-" + "[0-9a-f]" * 16
+    for folder in (*Path(output_dir).glob(name), *Path(output_dir).glob(f".{name}.*.tmp")):
+        shutil.rmtree(folder)
 
 
 def encode_documents(
@@ -86,26 +153,45 @@ def encode_documents(
     if end is None:
         raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-text token (eos_token).")
     start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    for batch in _batched(enumerate(records, start=1), _BATCH):
+    for batch in _numbered_batches(records):
         texts = [_field(record, "text", source, number) for number, record in batch]
-        for ids in encode_texts(tokenizer, texts):
-            yield [start, *ids, end], [False, *[True] * (len(ids) + 1)]
+        for text_ids in encode_texts(tokenizer, texts):
+            ids = np.array([start, *text_ids, end], np.int32)
+            yield ids, np.arange(len(ids)) > 0
 
 
 def encode_conversations(
     records: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, source: str
 ) -> Iterator[Encoded]:
     """Yield every record as a conversation under the chat template; only the answer is learned."""
-    for number, record in enumerate(records, start=1):
-        # Either part of the user's turn may be empty, but not both.
-        question = [name for name in ("instruction", "input") if record.get(name)] or ["instruction"]
-        for name in (*question, "output"):
-            _field(record, name, source, number)
-        try:
-            ids, labels = encode_conversation(tokenizer, conversation(record))
-        except ChatFormatError as error:
-            raise UserError(f"{source}, record {number}: {error}.") from None
-        yield ids, [label != IGNORE for label in labels]
+    try:
+        end = end_of_turn_id(tokenizer)
+    except ChatFormatError as error:
+        raise UserError(f"{tokenizer.name_or_path}: {error}.") from None
+    for batch in _numbered_batches(records):
+        for number, record in batch:
+            # Either part of the user's turn may be empty, but not both.
+            question = [name for name in ("instruction", "input") if record.get(name)] or ["instruction"]
+            for name in (*question, "output"):
+                _field(record, name, source, number)
+        encoded = encode_labelled(tokenizer, [conversation(record) for _, record in batch])
+        for number, _ in batch:
+            try:
+                ids, labels = (np.array(row, np.int32) for row in next(encoded))
+            except ChatFormatError as error:
+                raise UserError(f"{source}, record {number}: {error}.") from None
+            learned = labels != IGNORE
+            if ids[learned][-1] != end:
+                raise UserError(
+                    f"{source}, record {number}: the answer ends in {tokenizer.decode(ids[learned][-1:])!r} and not in "
+                    f"{tokenizer.decode([end])!r}, at which generation stops. Use another template (key `template`)."
+                )
+            yield ids, learned
+
+
+def _seed(settings: TrainingSettings) -> int:
+    seed: int = settings.model_dump(include={"seed"})["seed"]
+    return seed
 
 
 def _field(record: dict[str, Any], name: str, source: str, number: int) -> str:
@@ -116,49 +202,57 @@ def _field(record: dict[str, Any], name: str, source: str, number: int) -> str:
     return value
 
 
-def _batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
+def _numbered_batches(records: Iterable[dict[str, Any]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    batch, size = [], 0
+    for number, record in enumerate(records, start=1):
+        batch.append((number, record))
+        size += sum(len(str(value)) for value in record.values())
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch
 
 
-def _write_tokens(folder: Path, encoded: Iterator[Encoded], cutoff: int | None) -> None:
-    """Write the flat files into a temporary folder, then rename it; records longer than ``cutoff`` are counted only."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True, exist_ok=True)
-    total, skipped = 0, 0
-    try:
-        with (
-            open(temporary / "ids", "wb") as ids_file,
-            open(temporary / "learned", "wb") as learned_file,
-            open(temporary / "ends", "wb") as ends_file,
-        ):
-            for ids, learned in encoded:
-                if cutoff is not None and len(ids) > cutoff:
-                    skipped += 1
-                    continue
-                total += len(ids)
-                ids_file.write(np.array(ids, np.int32).tobytes())
-                learned_file.write(np.array(learned, np.bool_).tobytes())
-                ends_file.write(np.array([total], np.int64).tobytes())
-        write_json(temporary / "counts.json", {"skipped": skipped})
-        if not folder.is_dir():
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _open_tokens(folder: Path) -> Tokens:
-    return Tokens(
-        ids=_mapped(folder / "ids", np.int32),
-        learned=_mapped(folder / "learned", np.bool_),
-        ends=_mapped(folder / "ends", np.int64),
-        skipped=read_json_file(folder / "counts.json")["skipped"],
-    )
+def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[Encoded]) -> Counts:
+    """Write ids, learned and pieces. What is longer than a block is cut for pt, left out for sft."""
+    cutoff, counts, total = settings.cutoff_len, Counts(), 0
+    with (
+        open(folder / "ids", "wb") as ids_file,
+        open(folder / "learned", "wb") as learned_file,
+        open(folder / "pieces", "wb") as pieces_file,
+    ):
+        pieces_file.write(np.zeros(1, np.int64).tobytes())
+        for number, (ids, learned) in enumerate(encoded, start=1):
+            if len(ids) > cutoff and settings.stage == "sft":
+                counts.too_long += 1
+                continue
+            if np.count_nonzero(learned) < 2:
+                counts.empty += 1
+                counts.empty_numbers = [*counts.empty_numbers, number][:_NAMED]
+                continue
+            starts = np.arange(0, len(ids), cutoff)
+            learned[starts] = False
+            ids_file.write(ids.tobytes())
+            learned_file.write(learned.tobytes())
+            pieces_file.write((total + np.append(starts[1:], len(ids))).tobytes())
+            total += len(ids)
+            counts.records += 1
+            counts.cut += len(starts) > 1
+            counts.learned += int(np.count_nonzero(learned))
+    return counts
 
 
 def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    """Map a flat file into memory; an empty one cannot be mapped."""
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="r")
+    return np.asarray(np.memmap(path, dtype, mode="r"))  # a plain array, which is sliced several times faster
+
+
+def _write_blocks(folder: Path, settings: TrainingSettings) -> None:
+    pieces = np.fromfile(folder / "pieces", np.int64)
+    lengths = pieces[1:] - pieces[:-1]
+    if settings.packing == "none":
+        order, blocks = np.arange(len(lengths)), np.arange(len(lengths) + 1)
+    else:
+        order, blocks = pack(lengths, settings.cutoff_len, _seed(settings))
+    (folder / "order").write_bytes(order.tobytes())
+    (folder / "blocks").write_bytes(blocks.tobytes())

@@ -1,7 +1,8 @@
 """python -m langadapt.training.launch CONFIG [key=value ...]: check, prepare the data, start one process a GPU.
 
 What 2_train_cpt.sh and 3_train_sft.sh run. Without a GPU it starts NPROC_PER_NODE processes (default 1) on the CPU. On
-several machines run it on each with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, as with torchrun.
+several machines run it on each with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT, as with torchrun. On SIGTERM or
+SIGUSR1 the run saves and ends with exit code 75: run again, it goes on.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from langadapt.errors import UserError, run_command
 from langadapt.files import check_vouched
 from langadapt.recipe.command_line import describe_keys
 from langadapt.recipe.training import SETTINGS, TrainingSettings, load_training_settings
-from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished, set_aside_incomplete
+from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished, set_aside_damaged
 from langadapt.training.data import prepare_tokens, tokens_folder
+from langadapt.training.stopping import EXIT_REQUEUE, pass_on_stop_signals
+
+_RANK = "langadapt.training"  # the module that each rank runs
 
 
 def main() -> None:
@@ -46,13 +50,16 @@ def main() -> None:
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
         print(f"{settings.output_dir}: this run is finished already; nothing to do.")
         return
-    choose_checkpoint(settings, run)
     if _from_environment("NODE_RANK", 0) == 0:
-        for sentence in set_aside_incomplete(settings.output_dir):
+        for sentence in set_aside_damaged(settings.output_dir):
             print(sentence)
-    print(f"{settings.dataset}: encoding it for {settings.model_name_or_path}", flush=True)
-    prepare_tokens(settings, tokenizer, tokens_folder(settings, tokenizer, dataset_sha256))
+    choose_checkpoint(settings, run)
+    print(f"{settings.dataset}: encoding it for {settings.base_name}", flush=True)
+    folder = tokens_folder(settings, tokenizer, dataset_sha256)
+    prepare_tokens(settings.dataset, settings, tokenizer, folder)
     _start(config, overrides, ranks, nodes)
+    if not is_finished(settings.output_dir, run):
+        sys.exit(EXIT_REQUEUE)
 
 
 def _ranks_here(settings: TrainingSettings) -> int:
@@ -70,14 +77,17 @@ def _ranks_here(settings: TrainingSettings) -> int:
 
 def _start(config: str, overrides: list[str], ranks: int, nodes: int) -> None:
     """Run `langadapt.training` under torchrun; end with the exit code of the rank that failed first, if one does."""
-    where = [f"--nproc-per-node={ranks}", f"--nnodes={nodes}"]
+    where = [f"--nproc-per-node={ranks}", f"--nnodes={nodes}", "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT"]
     for variable in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if nodes > 1 and variable in os.environ:
             where.append(f"--{variable.lower().replace('_', '-')}={os.environ[variable]}")
+    asked_to_stop = pass_on_stop_signals(_RANK)
     try:
-        torchrun([*where, "--module", "langadapt.training", config, *overrides])
+        torchrun([*where, "--module", _RANK, config, *overrides])
     except ChildFailedError as error:
-        sys.exit(abs(error.get_first_failure()[1].exitcode) or 1)
+        code = error.get_first_failure()[1].exitcode
+        # A rank that was asked to stop before it could listen was ended by the signal, before its first step.
+        sys.exit(EXIT_REQUEUE if asked_to_stop.is_set() and code < 0 else abs(code) or 1)
     except SignalException as error:
         print("stopped; the same command goes on from the last complete checkpoint", file=sys.stderr)
         sys.exit(128 + error.sigval)

@@ -11,8 +11,10 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from langadapt.errors import UserError
 from langadapt.files import probe_folder, read_json_object, require_file
 from langadapt.models import find_model, load_tokenizer
+from langadapt.models.building import new_config
 from langadapt.models.templates import set_chat_template
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.methods import check_method
 from langadapt.training.trainer import training_arguments
 
 
@@ -23,6 +25,7 @@ def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizer
     """
     require_file(settings.dataset, f"Stage 1 has not run; run it with: {_preprocess(config)}")
     _check_model_is_there(settings, config)
+    check_method(settings, sharded=False)
     _check_gpu(settings)
     if settings.deepspeed is not None:
         zero = read_json_object(settings.deepspeed).get("zero_optimization", {})
@@ -33,7 +36,7 @@ def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizer
             )
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
     training_arguments(settings, deepspeed=None, use_cpu=True, tf32=None)
-    tokenizer = load_tokenizer(settings.model_name_or_path)
+    tokenizer = load_tokenizer(settings.tokenizer_source)
     if settings.stage == "sft":
         set_chat_template(tokenizer, settings.template)
     _check_sizes(settings, tokenizer)
@@ -42,6 +45,8 @@ def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizer
 
 
 def _check_model_is_there(settings: TrainingSettings, config: str | Path) -> None:
+    if settings.model_name_or_path is None:
+        return
     try:
         find_model(settings.model_name_or_path)
     except UserError as error:
@@ -72,20 +77,23 @@ def _check_gpu(settings: TrainingSettings) -> None:
 
 
 def _check_sizes(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> None:
-    try:
-        loaded = AutoConfig.from_pretrained(
-            settings.model_name_or_path, trust_remote_code=settings.trust_remote_code
-        ).get_text_config()
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise UserError(f"{settings.model_name_or_path}: its config.json could not be read ({error}).") from None
+    if settings.model is not None:
+        loaded = new_config(settings.model.config, tokenizer).get_text_config()
+    else:
+        try:
+            loaded = AutoConfig.from_pretrained(
+                settings.model_name_or_path, trust_remote_code=settings.trust_remote_code
+            ).get_text_config()
+        except (OSError, ValueError, StrictDataclassError) as error:
+            raise UserError(f"{settings.model_name_or_path}: its config.json could not be read ({error}).") from None
     longest = getattr(loaded, "max_position_embeddings", None)
     if longest is not None and settings.cutoff_len > longest:
         raise UserError(
-            f"cutoff_len is {settings.cutoff_len}, but {settings.model_name_or_path} was made for at most {longest} "
+            f"cutoff_len is {settings.cutoff_len}, but {settings.base_name} was made for at most {longest} "
             f"tokens (max_position_embeddings). Lower cutoff_len."
         )
     if len(tokenizer) > loaded.vocab_size:
         raise UserError(
-            f"{settings.model_name_or_path}: the tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{settings.base_name}: the tokenizer has {len(tokenizer)} tokens, the model only "
             f"{loaded.vocab_size}. Take both from the same model."
         )

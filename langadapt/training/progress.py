@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,17 @@ from langadapt.files import read_jsonl, write_text
 
 LOG_FILE = "training_log.jsonl"
 CURVE_FILE = "loss_curve.png"
+_LOGGED = (
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "mfu",
+    "peak_memory_gib",
+    "padding",
+    "skipped_steps",
+)
 
 
 class ProgressLog(TrainerCallback):  # type: ignore[misc]
@@ -27,9 +39,8 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]
         """Start the bar and the clock; forget what an earlier start logged beyond the step that is resumed from."""
         kept = [record for record in read_log(self.folder) if record["step"] <= state.global_step]
         write_text(self.folder / LOG_FILE, "".join(json.dumps(record) + "\n" for record in kept))
-        self.tokens_seen = kept[-1]["tokens_seen"] if kept else 0
+        self.tokens_seen = max((record.get("tokens_seen", 0) for record in kept), default=0)
         self.first_step, self.start = state.global_step, time.monotonic()
-        self.last_log = self.start
         # disable=None: no bar where standard error is no terminal
         self.bar = tqdm(
             total=state.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm or None
@@ -40,26 +51,24 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]
         self.bar.update(state.global_step - self.bar.n)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-        """Print and append one line."""
-        if "loss" not in logs:
+        """Print and append one line: of training, or of an evaluation."""
+        if "eval_loss" in logs:
+            record = {key: logs[key] for key in ("epoch", "eval_loss", "eval_tokens")}
+            line = f"step {state.global_step}/{state.max_steps} | evaluation loss {logs['eval_loss']:.4f}"
+        elif "loss" in logs:
+            self.tokens_seen += logs["num_tokens"]
+            record = {
+                **{key: _finite(logs.get(key)) for key in _LOGGED},
+                "tokens_seen": self.tokens_seen,
+            }
+            seconds_a_step = (time.monotonic() - self.start) / (state.global_step - self.first_step)
+            left = timedelta(seconds=round(seconds_a_step * (state.max_steps - state.global_step)))
+            line = format_line(record, state.global_step, state.max_steps, args.device.type, left)
+        else:
             return
-        now = time.monotonic()
-        self.tokens_seen += logs["num_tokens"]
-        record = {
-            "step": state.global_step,
-            "epoch": state.epoch,
-            "loss": logs["loss"],
-            "learning_rate": logs["learning_rate"],
-            "grad_norm": logs.get("grad_norm"),
-            "tokens_per_second": logs["num_tokens"] / (now - self.last_log),
-            "tokens_seen": self.tokens_seen,
-        }
-        self.last_log = now
         with open(self.folder / LOG_FILE, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps(record) + "\n")
-        seconds_a_step = (now - self.start) / (state.global_step - self.first_step)
-        left = timedelta(seconds=round(seconds_a_step * (state.max_steps - state.global_step)))
-        tqdm.write(format_line(record, state.max_steps, left))
+            handle.write(json.dumps({"step": state.global_step, **record}, allow_nan=False) + "\n")
+        tqdm.write(line)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Draw the loss curve so far."""
@@ -71,13 +80,29 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]
         draw_loss_curve(self.folder)
 
 
-def format_line(record: dict[str, Any], max_steps: int, left: timedelta) -> str:
-    """Return one log record as a line for people."""
-    norm = "" if record["grad_norm"] is None else f" | grad norm {record['grad_norm']:.2f}"
-    return (
-        f"step {record['step']}/{max_steps} | epoch {record['epoch']:.2f} | loss {record['loss']:.4f} | "
-        f"lr {record['learning_rate']:.2e}{norm} | {record['tokens_per_second']:,.0f} tok/s | left {left}"
-    )
+def format_line(record: dict[str, Any], step: int, max_steps: int, device: str, left: timedelta) -> str:
+    """Return one log record of training as a line for people."""
+    parts = [
+        f"step {step}/{max_steps}",
+        f"epoch {record['epoch']:.2f}",
+        "loss not finite" if record["loss"] is None else f"loss {record['loss']:.4f}",
+        f"lr {record['learning_rate']:.2e}",
+    ]
+    if record["grad_norm"] is not None:
+        parts.append(f"grad norm {record['grad_norm']:.2f}")
+    parts.append(f"{record['tokens_per_second']:,.0f} tok/s/{'GPU' if device == 'cuda' else 'rank'}")
+    if record["mfu"] is not None:
+        parts.append(f"MFU {record['mfu']:.0%}")
+    parts.append(f"{record['peak_memory_gib']:.1f} GiB")
+    if record["padding"] >= 0.005:
+        parts.append(f"padding {record['padding']:.0%}")
+    if record["skipped_steps"]:
+        parts.append(f"{record['skipped_steps']} steps skipped")
+    return " | ".join([*parts, f"left {left}"])
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
@@ -94,7 +119,9 @@ def draw_loss_curve(output_dir: str | Path) -> None:
 
     from langadapt.figures import color_of, new_figure, note, save_figure
 
-    records = read_log(output_dir)
+    log = read_log(output_dir)
+    records = [record for record in log if record.get("loss") is not None]
+    evaluations = [record for record in log if "eval_loss" in record]
     if not records:
         return
     steps = [record["step"] for record in records]
@@ -102,12 +129,21 @@ def draw_loss_curve(output_dir: str | Path) -> None:
     figure, (ax,) = new_figure()
     window = len(losses) // 50
     if window < 2:
-        ax.plot(steps, losses, color=color_of(0), marker="o" if len(losses) <= 50 else None, markersize=4)
-    else:
-        ax.plot(steps, losses, color=color_of(0), alpha=0.3, linewidth=0.8, label="each log step")
         ax.plot(
-            steps[window - 1 :], _running_mean(losses, window), color=color_of(0), label=f"mean of the last {window}"
+            steps, losses, color=color_of(0), marker="o" if len(losses) <= 50 else None, markersize=4, label="training"
         )
+    else:
+        ax.plot(steps, losses, color=color_of(0), alpha=0.3, linewidth=0.8, label="training, each log step")
+        ax.plot(
+            steps[window - 1 :],
+            _running_mean(losses, window),
+            color=color_of(0),
+            label=f"training, mean of the last {window}",
+        )
+    if evaluations:
+        points = [[record[key] for record in evaluations] for key in ("step", "eval_loss")]
+        ax.plot(*points, color=color_of(1), marker="o", markersize=4, label="evaluation")
+    if window >= 2 or evaluations:
         ax.legend()
     ax.set_title("Training loss")
     ax.set_xlabel("optimizer step")

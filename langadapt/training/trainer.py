@@ -1,22 +1,35 @@
-"""transformers' Trainer with five things added: isolation, a loss without all logits, token counts, a stop at NaN, and
-whole checkpoints."""
+"""transformers' Trainer with what a week of training needs added.
+
+- Packed documents stay apart, and the loss never holds all logits.
+- A step whose loss or gradient is no finite number is skipped on all ranks, and counted.
+- Asked to stop, all ranks save at the same step, in the middle of an evaluation too.
+- Checkpoints are whole or not there (`langadapt.training.saving`), and hold what the next log line needs.
+- The evaluation loss is a mean over tokens, not over batches.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
+from torch import distributed
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from langadapt.errors import UserError
-from langadapt.files import give_default_permissions, write_json
+from langadapt.files import read_json_object
+from langadapt.models import IGNORE
 from langadapt.recipe.training import TrainingSettings
-from langadapt.training.checkpoints import RUN_FILE, Run
+from langadapt.training.checkpoints import Run, steps_of
+from langadapt.training.costs import size_of
 from langadapt.training.loss import ChunkedLoss, loss_obstacle
+from langadapt.training.metering import Meter
+from langadapt.training.saving import STAGING, folder_size, publish, remove_checkpoint, require_space
 
 
 def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingArguments:
@@ -25,6 +38,9 @@ def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingAr
     keys = ours | settings.trainer_keys() | changes
     # `AdaptationTrainer` deletes old checkpoints itself, once the new one is whole.
     keys["save_total_limit"] = None
+    if keys.get("use_cpu") and "optim" in keys:
+        # Paging moves an optimizer's state between a GPU and the CPU's memory, where it is already.
+        keys["optim"] = str(keys["optim"].value).removeprefix("paged_")
     try:
         return TrainingArguments(**keys)
     except ValueError as error:
@@ -32,46 +48,238 @@ def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingAr
 
 
 class AdaptationTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose batches come from `langadapt.training.packing.Collator`."""
+    """A Trainer whose batches come from `langadapt.training.packing.Collator`.
 
-    def __init__(self, *, run: Run, **options: Any) -> None:
+    ``asked_to_stop`` is set, on any rank, to save at the next step and end; ``stopped`` then says that the run is not
+    at its end. ``max_skipped_steps`` steps that are skipped in a row end it with a `UserError`.
+    """
+
+    def __init__(
+        self, *, run: Run, asked_to_stop: threading.Event | None = None, max_skipped_steps: int = 10, **options: Any
+    ) -> None:
         generates_with_cache = options["model"].config.use_cache
         super().__init__(**options)
         # Trainer would switch the cache off in the saved config too, for everyone who generates with the model.
         self.model.config.use_cache = generates_with_cache
         self.run = run
-        self._num_tokens = torch.zeros(1, dtype=torch.long, device=self.args.device)
+        # Called by rank 0 with the folder of each checkpoint before it counts, to write more into it.
+        self.companions: list[Callable[[Path], None]] = []
+        self.stopped = False
+        self._asked_to_stop = asked_to_stop or threading.Event()
+        self._max_skipped_steps = max_skipped_steps
+        self._skipped, self._skipped_in_a_row = 0, 0
+        self._taken_since_log, self._skipped_since_log = 0, 0
+        dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+        self._meter = Meter(self.model, self.args.device, dtype)
+        self._loss_is_finite = torch.tensor(True, device=self.args.device)
+        self._loss_before_step: torch.Tensor | None = None
+        self._evaluation_was_cut = False
+        self._saved_step = -1
+        self.add_callback(_StopTogether(self))
+
         self.loss_obstacle = loss_obstacle(self.model)
-        self._loss_context: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        self._training_loss: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        self._evaluation_loss: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.loss_obstacle is None:
-            self._loss_context = ChunkedLoss(self.model, self.args.label_smoothing_factor)
+            self._training_loss = ChunkedLoss(self.model, self.args.label_smoothing_factor)
+            self._evaluation_loss = ChunkedLoss(self.model)
             self.label_smoother = None  # Trainer's own wants the logits
+
+    # Loss and gradients
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the mean loss a token over all ranks and accumulated batches, as Trainer does; count the tokens."""
-        self._num_tokens += inputs.pop("num_tokens").sum()
+        self._meter.count(inputs)
         # With a cache, transformers no longer isolates packed documents.
-        with self._loss_context:
+        with self._training_loss:
             return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Take the gradients of one batch, as Trainer does; remember the logged loss as it was before the step."""
+        if self._loss_before_step is None:
+            self._loss_before_step = self._tr_loss.clone()
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self._loss_is_finite = self._loss_is_finite & torch.isfinite(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called once before every optimizer step, on all ranks; DeepSpeed has taken, or skipped, its step by then."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        finite = bool(self._loss_is_finite) and (norm is None or math.isfinite(norm))
+        if self.is_deepspeed_enabled:
+            finite = finite and not self.accelerator.optimizer_step_was_skipped
+        if self._on_any_rank(not finite):
+            self._skipped += 1
+            self._skipped_in_a_row += 1
+            self._skipped_since_log += 1
+            self._tr_loss.copy_(self._loss_before_step)
+            norm = None
+            if not self.is_deepspeed_enabled:
+                model.zero_grad(set_to_none=True)  # an optimizer leaves parameters without gradient as they are
+        else:
+            self._skipped_in_a_row = 0
+            self._taken_since_log += 1
+        self._loss_is_finite.fill_(True)
+        self._loss_before_step = None
+        if self._skipped_in_a_row >= self._max_skipped_steps:
+            raise UserError(
+                f"the loss or its gradient was no finite number in {self._skipped_in_a_row} steps in a row, up to step "
+                f"{self.state.global_step + 1}: training diverged and was stopped. Lower learning_rate, raise "
+                "warmup_steps, or use bf16 in place of fp16; then start again from the last checkpoint in "
+                f"{self.args.output_dir} (resume_despite=[learning_rate]), or anew in another output_dir."
+            )
+        return norm
+
+    # Stopping
+
+    def stop_if_asked(self) -> bool:
+        """Make all ranks save and end if any of them was asked to; return whether one was. Called by all at once."""
+        if not self.stopped and self._on_any_rank(self._asked_to_stop.is_set()):
+            self.stopped = True
+        if self.stopped:
+            self.control.should_save = self.control.should_training_stop = True
+        return self.stopped
+
+    def _on_any_rank(self, value: bool) -> bool:
+        if self.args.world_size == 1:
+            return value
+        flag = torch.tensor([value], dtype=torch.int32, device=self.args.device)
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        return bool(flag.item())
+
+    # Evaluation
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Log and return ``eval_loss``: nats a learned token of ``eval_dataset``, each token of it counted once.
+
+        Returns nothing when asked to stop meanwhile.
+        """
+        self.model_wrapped.eval()
+        with self._meter.paused():
+            total = self._total_evaluation_loss()
+        self.model_wrapped.train()
+        self._evaluation_was_cut = total is None
+        if total is None:
+            return {}
+        metrics = {"eval_loss": float(total[0] / total[1]), "eval_tokens": int(total[1])}
+        self.log(dict(metrics))
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _total_evaluation_loss(self) -> torch.Tensor | None:
+        """Return [nats, learned tokens] over all ranks; None when asked to stop meanwhile."""
+        size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
+        data = self.eval_dataset
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for start in range(0, len(data), size * ranks):
+            if self.stop_if_asked():
+                return None
+            first = start + rank * size
+            examples = [data[index] for index in range(first, min(first + size, len(data)))]
+            # Sharded models need all ranks in every forward: one that is out of examples repeats the first, unlearned.
+            examples = examples or [{**data[0], "labels": data[0]["labels"] * 0 + IGNORE}]
+            batch = self._prepare_inputs(self.data_collator(examples))
+            del batch["num_tokens"]
+            with torch.no_grad(), self.compute_loss_context_manager(), self._evaluation_loss:
+                loss = self.model_wrapped(**batch, use_cache=False, num_items_in_batch=1).loss
+            total += torch.stack([loss.double(), (batch["labels"][:, 1:] != IGNORE).sum()])
+        if ranks > 1:
+            distributed.all_reduce(total)
+        return total
+
+    # Logging
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, adding ``num_tokens``: the real tokens, of all ranks, since the last log."""
+        """Log, adding what was measured on all ranks since the last log; the loss is that of the steps not skipped."""
         if "loss" in logs:
-            self._require_finite(logs["loss"])
-            logs["num_tokens"] = int(self.accelerator.gather(self._num_tokens).sum())
-            self._num_tokens.zero_()
+            steps = self._taken_since_log + self._skipped_since_log
+            logs["loss"] = logs["loss"] * steps / self._taken_since_log if self._taken_since_log else math.nan
+            logs |= self._meter.read(self.accelerator.gather) | {"skipped_steps": self._skipped}
+            self._taken_since_log, self._skipped_since_log = 0, 0
         super().log(logs, start_time)
 
+    # Checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(super()._get_output_dir(trial)) / STAGING)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self._require_finite(float(self.accelerator.gather(self._tr_loss.reshape(1)).sum()))
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
+        folder, step = Path(self.args.output_dir), self.state.global_step
+        # A step that was skipped may have been so because the weights are broken: do not follow good ones with them.
+        if step == self._saved_step or self._skipped_in_a_row:
+            return
+        self._require_space(folder)
+        with self._meter.paused():
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                for write in self.companions:
+                    write(folder / STAGING / f"checkpoint-{step}")
+                publish(folder / f"checkpoint-{step}", self.run, step)
+                limit = self.run["settings"]["save_total_limit"]
+                for old in steps_of(folder)[:-limit] if limit else []:
+                    remove_checkpoint(folder / f"checkpoint-{old}")
+            self.accelerator.wait_for_everyone()
+        self._saved_step = step
+
+    def _require_space(self, folder: Path) -> None:
+        """Raise `UserError` on every rank when the next checkpoint will not fit; all are of one size."""
+        error: list[UserError | None] = [None]
         if self.args.should_save:
-            folder = Path(self.args.output_dir)
-            checkpoint = folder / f"checkpoint-{self.state.global_step}"
-            give_default_permissions(checkpoint)
-            write_json(checkpoint / RUN_FILE, self.run)
-            rotate_checkpoints(str(folder), self.run["settings"]["save_total_limit"])
+            older = steps_of(folder)
+            needed = folder_size(folder / f"checkpoint-{older[-1]}") if older else self._checkpoint_size()
+            try:
+                require_space(folder, needed, self.state.global_step)
+            except UserError as found:
+                error = [found]
+        if self.args.world_size > 1:
+            distributed.broadcast_object_list(error)
+        if error[0] is not None:
+            raise error[0]
+
+    def _checkpoint_size(self) -> int:
+        """Return about how many bytes a checkpoint takes: the weights as they are, and the optimizer's state."""
+        from peft import PeftModel
+
+        parameters = list(self.model.parameters())
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        saved = trained if isinstance(self.model, PeftModel) else parameters
+        weights: int = sum(size_of(parameter) * parameter.element_size() for parameter in saved)
+        # Two float32 moments, and under ZeRO the float32 master weights.
+        return weights + sum(size_of(parameter) for parameter in trained) * (12 if self.is_deepspeed_enabled else 8)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save, beside the random state of this rank, what it has counted since the last log."""
+        super()._save_rng_state(output_dir)
+        counters = {
+            "loss": float(self._tr_loss).hex(),
+            "meter": self._meter.state(),
+            "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
+            "taken_since_log": self._taken_since_log,
+            "logged_step": self._globalstep_last_logged,
+            "evaluation_was_cut": self._evaluation_was_cut,
+        }
+        (Path(output_dir) / self._counters_file).write_text(json.dumps(counters), encoding="utf-8")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / self._counters_file
+        if not path.is_file():  # another number of ranks wrote it
+            return
+        counters = read_json_object(path)
+        self._tr_loss.fill_(float.fromhex(counters["loss"]))
+        self._meter.load(counters["meter"])
+        self._skipped, self._skipped_in_a_row, self._skipped_since_log = counters["skipped"]
+        self._taken_since_log = counters["taken_since_log"]
+        self._globalstep_last_logged = counters["logged_step"]
+        if counters["evaluation_was_cut"]:
+            self.evaluate()
+
+    @property
+    def _counters_file(self) -> str:
+        return f"counters_{self.args.process_index}.json"
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Warn of missing weights, but not of tied ones: those are stored once."""
@@ -79,10 +287,10 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at step {self.state.global_step}: training diverged and was stopped. Lower "
-                "learning_rate, raise warmup_steps, or use bf16 in place of fp16; then start again from the last "
-                f"checkpoint in {self.args.output_dir}, or anew in another output_dir."
-            )
+
+class _StopTogether(TrainerCallback):  # type: ignore[misc]
+    def __init__(self, trainer: AdaptationTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.stop_if_asked()

@@ -1,0 +1,112 @@
+"""The model card: what a model was made from, how, with which figures, and what is not known of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from langadapt.errors import UserError
+from langadapt.files import read_json_object
+from langadapt.recipe.training import TrainingSettings
+from langadapt.training.checkpoints import Run
+from langadapt.training.data import Tokens
+from langadapt.training.packing import describe
+from langadapt.training.progress import LOG_FILE, read_log
+
+_STAGES = {"pt": "continual pretraining", "sft": "supervised fine-tuning"}
+_METHODS = {
+    "full": "every parameter was trained",
+    "lora": "a LoRA adapter was trained and merged into it",
+    "qlora": "a LoRA adapter was trained on it in 4 bits and merged into it unquantised",
+    "embeddings": "only the embeddings were trained",
+    "freeze": "only some layers were trained",
+}
+
+
+def model_card(
+    settings: TrainingSettings,
+    run: Run,
+    tokens: Tokens,
+    trained: int,
+    total: int,
+    library: Literal["transformers", "peft"] = "transformers",
+) -> str:
+    """Return a model card whose metadata the Hugging Face hub reads: base, data, settings, figures, limits.
+
+    ``trained`` of ``total`` parameters were trained; ``library`` is the one that opens the folder it stands in.
+    """
+    base = settings.base_name
+    stage = _STAGES[settings.stage] if settings.model is None else "pretraining"
+    tags = [settings.finetuning_type, stage.replace(" ", "-")]
+    metadata: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
+    metadata |= _origin(settings)
+    log = read_log(settings.output_dir)
+    loss = f"{log[-1]['loss']:.4f} at step {log[-1]['step']:,}" if log else "none was logged"
+    seen = f"{log[-1]['tokens_seen']:,}" if log else "unknown"
+    data = "\n".join(f"- {sentence}" for sentence in describe(tokens, settings.cutoff_len, settings.packing))
+    keys = yaml.safe_dump(_set_keys(settings), allow_unicode=True, sort_keys=True)
+    what = "The adapter by itself: " if library == "peft" else ""
+    card = ModelCard(
+        f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n"
+        f"# {Path(settings.output_dir).resolve().name}\n\n"
+        f"{what}{base}, {stage}; {_METHODS[settings.finetuning_type]}.\n\n"
+        f"## Data\n\n`{settings.dataset}`, SHA-256 `{run['dataset_sha256']}`.\n\n{data}\n\n"
+        f"## Figures\n\n"
+        f"- Trained parameters: {trained:,} of {total:,}.\n"
+        f"- Last logged training loss, nats a token: {loss} ({LOG_FILE}).\n"
+        f"- Tokens seen: {seen}. Ranks: {run['world_size']}.\n"
+        f"{_averaging(settings)}\n"
+        f"## Settings\n\n```yaml\n{keys}```\n\n"
+        f"## Limits\n\n" + "".join(f"- {limit}\n" for limit in _limits(settings))
+    )
+    return str(card)
+
+
+def _origin(settings: TrainingSettings) -> dict[str, Any]:
+    """Return the metadata ``base_model`` and ``language`` as far as they are known."""
+    found: dict[str, Any] = {}
+    base = settings.model_name_or_path
+    if base is not None and not Path(base).exists():
+        found["base_model"] = base
+    elif base is not None and (Path(base) / "README.md").is_file():
+        earlier = ModelCard.load(Path(base) / "README.md", ignore_metadata_errors=True).data.get("base_model")
+        if earlier:  # the hub model that an earlier stage began with
+            found["base_model"] = earlier
+    try:
+        language = read_json_object(Path(settings.dataset).with_name("data_report.json"))["settings"]["language"]
+    except (OSError, UserError, KeyError, TypeError):
+        return found
+    return found | ({"language": language} if isinstance(language, str) else {})
+
+
+def _set_keys(settings: TrainingSettings) -> dict[str, Any]:
+    chosen = settings.model_fields_set - {"hub_token"}
+    return settings.model_dump(mode="json", include=chosen)
+
+
+def _averaging(settings: TrainingSettings) -> str:
+    if settings.ema_decay is not None:
+        return f"- The weights are their moving average over the steps, decay {settings.ema_decay}.\n"
+    if settings.average_last_checkpoints is not None:
+        return f"- The weights are the mean of the last {settings.average_last_checkpoints} checkpoints.\n"
+    return ""
+
+
+def _limits(settings: TrainingSettings) -> list[str]:
+    limits = [
+        "What it writes may be false, offensive or ungrammatical; no speaker of the language has checked it.",
+        f"It was trained on at most {settings.cutoff_len:,} tokens at a time.",
+        "The training loss says little of how it translates or answers; measure it on data held out.",
+    ]
+    if settings.model is None:
+        limits.append(f"The licence and the limits of {settings.base_name} still hold.")
+    if settings.stage == "pt":
+        limits.append("It continues text; it was not taught to follow instructions here.")
+    if settings.finetuning_type == "qlora":
+        limits.append("The adapter learned on weights rounded to 4 bits; in this model it meets the unrounded ones.")
+    if settings.bf16:
+        limits.append("The weights are rounded to bfloat16, which loses changes smaller than 1/256 of a weight.")
+    return limits

@@ -1,0 +1,81 @@
+"""What training costs in arithmetic, and how much of it a device can do: the two sides of MFU.
+
+Model FLOPs utilisation is the share of a device's peak that goes into arithmetic the model needs, recomputation not
+counted (Chowdhery et al. 2022, appendix B, https://arxiv.org/abs/2204.02311). Attention is counted as it is: a token
+sees itself and the tokens of its document before it. Where others count the whole square, theirs is the higher figure.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+# Dense bf16 tensor-core peaks in TFLOP/s, from the makers' data sheets (fp16 for the GPUs without bf16); the first name
+# that is part of the device's counts.
+_PEAKS = {
+    "B200": 2250, "H200": 989, "H100 NVL": 835, "H100 PCIe": 756, "H100": 989, "H800": 989, "H20": 148, "A100": 312,
+    "A800": 312, "L40S": 362, "L40": 181, "L4": 121, "A40": 150, "A10G": 70, "A10": 125, "RTX 6000 Ada": 364,
+    "RTX A6000": 155, "RTX 4090": 165, "RTX 4080": 97, "RTX 3090": 71, "V100": 125, "T4": 65,
+}  # fmt: skip
+
+
+def flops_of_step(model: Any, tokens: int, attended_pairs: int) -> float:
+    """Return the floating-point operations that forward and backward over ``tokens`` tokens need.
+
+    Two a weight and token forward, two backward for the gradient that is passed on, and two more where the weight is
+    trained. ``attended_pairs`` is the number of (token, token it sees) pairs, the token itself included. A table that
+    is only looked up costs nothing; one that is the output layer too is counted as that.
+    """
+    frozen, trained = 0, 0
+    for parameter in _multiplied(model):
+        if parameter.requires_grad:
+            trained += size_of(parameter)
+        else:
+            frozen += size_of(parameter)
+    config = model.config.get_text_config()
+    heads = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    # Scores and their product with the values: 2 x 2 operations an element of the head, three times with backward.
+    attention = 12 * config.num_hidden_layers * heads * width
+    return float((6 * trained + 4 * frozen) * tokens + attention * attended_pairs)
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return the operations a second that a device can do at most; None for a GPU that is not known here.
+
+    For a GPU the bf16 peak of its data sheet; for the CPU what a product of matrices of ``dtype`` reaches here and now.
+    """
+    if device.type == "cpu":
+        return _measured_peak(dtype)
+    name = torch.cuda.get_device_name(device)
+    return next((peak * 1e12 for part, peak in _PEAKS.items() if part in name), None)
+
+
+def size_of(parameter: torch.Tensor) -> int:
+    """Return how many numbers a parameter has: also where ZeRO-3 has taken it apart, or 4 bits share a byte."""
+    if hasattr(parameter, "ds_numel"):
+        return int(parameter.ds_numel)
+    state = getattr(parameter, "quant_state", None)
+    return int(state.shape.numel()) if state is not None else parameter.numel()
+
+
+def _multiplied(model: Any) -> Iterable[torch.Tensor]:
+    """Yield every parameter once, but the input embedding's only if the output layer shares it."""
+    looked_up = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
+    output = model.get_output_embeddings()
+    looked_up -= {id(parameter) for parameter in output.parameters()} if output is not None else set()
+    return (parameter for parameter in model.parameters() if id(parameter) not in looked_up)
+
+
+def _measured_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:
+    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(seconds[1:])
