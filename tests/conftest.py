@@ -50,3 +50,16 @@ def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with cpt.json and sft.json, a few dozen records each, as stage 1 writes them."""
+    from langadapt.files import write_json_array
+
+    texts = [*TIBETAN, *CHINESE, *ENGLISH]
+    folder = tmp_path_factory.mktemp("data")
+    write_json_array(folder / "cpt.json", [{"text": " ".join(texts[i % 12 : i % 12 + 3])} for i in range(60)])
+    pairs = [{"instruction": texts[i % 12], "input": "", "output": texts[(i + 5) % 12]} for i in range(24)]
+    write_json_array(folder / "sft.json", pairs)
+    return folder

@@ -4,95 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import yaml
-from conftest import CHINESE, ENGLISH, REPOSITORY, TIBETAN
+from conftest import TIBETAN
+from runs import TEXTS, launch_here, losses, recipe, shell, train
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_file, write_json_array
+from langadapt.files import read_json_file
 from langadapt.models import encode_text, is_chat_model, load_model, load_tokenizer
 from langadapt.recipe.training import load_training_settings
-from langadapt.training import __main__ as stage
-from langadapt.training import launch
 from langadapt.training.best_fit import pack
 from langadapt.training.checkpoints import set_aside_damaged
-from langadapt.training.progress import draw_loss_curve, read_log
+from langadapt.training.progress import draw_loss_curve
 from langadapt.training.stopping import EXIT_REQUEUE
-
-TEXTS = [*TIBETAN, *CHINESE, *ENGLISH]
-Train = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_json_array(folder / "cpt.json", [{"text": " ".join(TEXTS[i % 12 : i % 12 + 3])} for i in range(60)])
-    pairs = [{"instruction": TEXTS[i % 12], "input": "", "output": TEXTS[(i + 5) % 12]} for i in range(24)]
-    write_json_array(folder / "sft.json", pairs)
-    return folder
-
-
-def recipe(stage_name: str, model: Path, data: Path, output: Path, **changes: Any) -> Path:
-    """Write a recipe of eight steps with checkpoints at 4 and 8."""
-    keys = {
-        "stage": stage_name,
-        "model_name_or_path": str(model),
-        "dataset": str(data / ("cpt.json" if stage_name == "pt" else "sft.json")),
-        "output_dir": str(output),
-        "cutoff_len": 64,
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "cosine",
-        "max_steps": 8,
-        "save_steps": 4,
-        "logging_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-    }
-    path = output.with_suffix(".yaml")
-    path.write_text(yaml.safe_dump(keys | changes))
-    return path
-
-
-def train(config: Path, *overrides: str) -> Path:
-    """Launch a run whose only rank is this process; return the output folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "_start", lambda *_: run_rank(config, *overrides))
-        launch_here(config, patch, *overrides)
-    return Path(load_training_settings(config, overrides).output_dir)
-
-
-def run_rank(config: Path, *overrides: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["langadapt.training", str(config), *overrides])
-        stage.main()
-
-
-def launch_here(config: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) -> None:
-    """Run the launcher in this process: for what it says before it would start another."""
-    for variable in ("DS_ACCELERATOR", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(variable, os.environ.get(variable, "1"))
-    monkeypatch.setattr(sys, "argv", ["langadapt.training.launch", str(config), *overrides])
-    launch.main()
-
-
-def losses(output: Path) -> list[tuple[int, float]]:
-    return [(record["step"], record["loss"]) for record in read_log(output)]
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +164,11 @@ def test_a_finished_model_of_another_run_is_not_overwritten(
 def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     config = recipe("pt", tiny_model, data, tmp_path / "run")
     zero = tmp_path / "zero.json"
-    for text, said in (("[]", "a JSON object"), ('{"zero_optimization": {"stage": 3}}', "stage 3 is not supported")):
+    for text, said in (
+        ("[]", "a JSON object"),
+        ('{"zero_optimization": {"stage": 4}}', "`stage` from 0 to 3"),
+        ('{"zero_optimization": {"stage": 3}}', "stage3_gather_16bit_weights_on_model_save"),
+    ):
         zero.write_text(text)
         with pytest.raises(UserError, match=said):
             train(config, f"deepspeed={zero}")
@@ -257,14 +194,6 @@ def test_the_loss_curve_is_drawn_for_few_and_many_points(tmp_path: Path, points:
     (tmp_path / "training_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     draw_loss_curve(tmp_path)
     assert (tmp_path / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def shell(script: str, *arguments: str | Path, ranks: int = 1, cwd: Path = REPOSITORY) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHON": sys.executable, "NPROC_PER_NODE": str(ranks), "OMP_NUM_THREADS": "1"}
-    command = ["bash", str(REPOSITORY / script), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
 
 
 def test_a_missing_stage_is_an_error_with_the_command_that_makes_it(

@@ -41,7 +41,9 @@ def test_every_problem_is_reported_at_once_with_its_line(tmp_path: Path) -> None
     ("override", "expected"),
     [
         ("gradient_checkpointing=true", "activation_checkpointing"),
-        ("eval_strategy=steps", "stage 4"),
+        ("eval_strategy=steps", "eval_dataset names no file"),
+        ("eval_dataset=test.json", "eval_strategy is no"),
+        ("load_best_model_at_end=true", "Stage 4"),
         ("lr_scheduler_type=cosin", "'cosine'"),
         ("finetuning_type=lorra", "'lora'"),
         ("learning_rate=fast", "`learning_rate` is 'fast'"),

@@ -11,27 +11,19 @@ from operator import or_
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, ValidationInfo, create_model, field_validator
+from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from transformers.training_args import TrainingArguments
 
 from langadapt.recipe.methods import MethodSettings
 from langadapt.recipe.settings import load_settings
+from langadapt.recipe.vocabulary import VocabularySettings
 
-_NO_EVALUATION = (
-    "There is no evaluation while training; stage 4 measures any checkpoint-N folder: python 4_evaluate.py."
-)
-_NO_SHARDING = "Large models are spread over the GPUs by DeepSpeed ZeRO-2: deepspeed: configs/deepspeed/zero2.json."
+_NO_BEST = "Stage 4 compares checkpoints: python 4_evaluate.py. The last one is what becomes the finished model."
 _ABSENT = {
-    "eval_strategy": _NO_EVALUATION,
-    "eval_steps": _NO_EVALUATION,
-    "eval_delay": _NO_EVALUATION,
-    "eval_on_start": _NO_EVALUATION,
-    "load_best_model_at_end": _NO_EVALUATION,
-    "metric_for_best_model": _NO_EVALUATION,
-    "greater_is_better": _NO_EVALUATION,
-    "fsdp": _NO_SHARDING,
-    "fsdp_config": _NO_SHARDING,
-    "parallelism_config": _NO_SHARDING,
+    "load_best_model_at_end": _NO_BEST,
+    "metric_for_best_model": _NO_BEST,
+    "greater_is_better": _NO_BEST,
+    "parallelism_config": "Large models are spread over the GPUs by `deepspeed` (ZeRO) or `fsdp`.",
     "gradient_checkpointing": "It is now called `activation_checkpointing`.",
     "gradient_checkpointing_kwargs": "It is now called `activation_checkpointing_kwargs`.",
     "local_rank": "The launcher sets it.",
@@ -49,6 +41,7 @@ _LIMITS: dict[str, dict[str, float]] = {
 
 
 Packing = Literal["isolated", "joined", "none"]
+Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
 
 
 class TrainingSettings(MethodSettings):
@@ -58,7 +51,7 @@ class TrainingSettings(MethodSettings):
         **_ABSENT,
         "warmup_ratio": "Write the ratio into `warmup_steps`: 0.03 is 3 % of all steps, 30 is thirty steps.",
         "overwrite_output_dir": "A run resumes by default; to start anew, choose another `output_dir` or delete it.",
-        "evaluation_strategy": _NO_EVALUATION,
+        "evaluation_strategy": "It is now called `eval_strategy`.",
         "save_safetensors": "Weights are always saved as safetensors.",
         "group_by_length": "Write `train_sampling_strategy: group_by_length`.",
         "logging_dir": "TensorBoard's files are in `output_dir`/runs; the variable TENSORBOARD_LOGGING_DIR moves them.",
@@ -69,6 +62,7 @@ class TrainingSettings(MethodSettings):
 
     stage: Literal["pt", "sft"] = Field(description="pt: continual pretraining on texts; sft: fine-tuning on answers")
     trust_remote_code: bool = Field(False, description="run Python code that the model's folder brings along")
+    vocabulary: VocabularySettings | None = Field(None, description="pieces to add to the model's vocabulary first")
     template: str | None = Field(None, description="chat template for sft: chatml, or null for the tokenizer's own")
     dataset: str = Field(description="a file that stage 1 wrote")
     cutoff_len: int = Field(description="tokens a sequence: blocks of pt; longer records of sft are left out", gt=1)
@@ -93,7 +87,11 @@ class TrainingSettings(MethodSettings):
         None,
         description="a file of stage 1, not trained on; its loss is taken as eval_strategy and eval_steps say",
     )
-    deepspeed: str | None = Field(None, description="a DeepSpeed JSON (ZeRO stage 0 to 2), or null for none")
+    deepspeed: str | None = Field(None, description="a DeepSpeed JSON (ZeRO stage 0 to 3), or null for none")
+    fsdp: bool = Field(False, description="spread weights, gradients and optimizer over the ranks with FSDP2")
+    attn_implementation: Attention = Field(
+        "auto", description="auto: FlashAttention 2 where it runs and is installed, else torch's own (sdpa)"
+    )
     bf16: bool = Field(False, description="bfloat16 arithmetic with float32 master weights; the model is saved as bf16")
     fp16: bool = Field(False, description="float16 arithmetic, for GPUs without bfloat16")
     use_cpu: bool = Field(False, description="train on the CPU; set where no GPU is visible")
@@ -111,6 +109,19 @@ class TrainingSettings(MethodSettings):
         if value and info.data.get("bf16"):
             raise ValueError("bf16 is true as well; choose one")
         return value
+
+    @model_validator(mode="after")
+    def _agree_with_each_other(self) -> TrainingSettings:
+        """Check against keys of TrainingArguments, which are only there when every key is right by itself."""
+        evaluates = self.model_dump(mode="json", include={"eval_strategy"}).get("eval_strategy", "no") != "no"
+        if evaluates != (self.eval_dataset is not None):
+            missing = "eval_dataset names no file" if self.eval_dataset is None else "eval_strategy is no"
+            raise ValueError(f"{missing}: an evaluation takes eval_dataset and, say, eval_strategy: epoch")
+        if self.vocabulary is not None and self.model is not None:
+            raise ValueError("vocabulary extends that of model_name_or_path; a new `model` has its own tokenizer")
+        if self.deepspeed is not None and self.fsdp:
+            raise ValueError("deepspeed and fsdp both spread the model over the ranks; choose one")
+        return self
 
     def trainer_keys(self) -> dict[str, Any]:
         """Return the values for TrainingArguments: the keys that were set, and the defaults that are ours."""

@@ -22,12 +22,14 @@ from langadapt.files import check_vouched
 from langadapt.recipe.training import TrainingSettings, load_training_settings
 from langadapt.training.averaging import MovingAverage, put_average, read_moving_average
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, reached_the_end
-from langadapt.training.data import delete_tokens, open_tokens, tokens_folder
+from langadapt.training.data import delete_tokens, evaluation_tokens_folder, open_tokens, tokens_folder
 from langadapt.training.export import export_model
+from langadapt.training.kernels import choose_kernels
 from langadapt.training.methods import count_parameters, prepare_model, reopen_model
-from langadapt.training.packing import Blocks, Collator, describe, show_block
+from langadapt.training.packing import Blocks, Collator
 from langadapt.training.preflight import check
-from langadapt.training.progress import ProgressLog
+from langadapt.training.progress import ProgressLog, announce
+from langadapt.training.sharding import gather_model, is_sharded
 from langadapt.training.stopping import note_stop_signals
 from langadapt.training.trainer import AdaptationTrainer, training_arguments
 
@@ -41,26 +43,31 @@ def main() -> None:
     config, overrides = sys.argv[1], sys.argv[2:]
     settings = load_training_settings(config, overrides)
     tokenizer = check(settings, config)
-    arguments = training_arguments(settings, use_cpu=settings.use_cpu or not torch.cuda.is_available())
+    kernels = choose_kernels(settings)
+    arguments = training_arguments(
+        settings,
+        use_cpu=settings.use_cpu or not torch.cuda.is_available(),
+        torch_compile=kernels.compile,
+        use_liger_kernel=kernels.liger,
+    )
 
     dataset_sha256 = check_vouched(settings.dataset)
     run = describe_run(settings, dataset_sha256, arguments.world_size)
     checkpoint = choose_checkpoint(settings, run)
-    folder = tokens_folder(settings, tokenizer, dataset_sha256)
-    tokens = open_tokens(folder)
-    for sentence in describe(tokens, settings.cutoff_len, settings.packing):
-        _say(f"{settings.dataset}: {sentence}")
-    _say(f"first block, «not learned»:\n{show_block(tokens, tokenizer)}")
+    tokens = open_tokens(tokens_folder(settings, tokenizer, dataset_sha256))
 
     if checkpoint is not None and reached_the_end(checkpoint, run):
         model = reopen_model(settings, checkpoint)
         if settings.ema_decay is not None:
             put_average(model, read_moving_average(checkpoint))
-        _say(f"{checkpoint} is the last step; writing the finished model")
+        _say(f"{checkpoint} is the last step; only the finished model is missing")
     else:
-        model = prepare_model(settings, tokenizer, arguments.device)
+        _announce(3, f"model: {settings.base_name}, finetuning_type: {settings.finetuning_type}")
+        model = prepare_model(settings, tokenizer, arguments.device, kernels.attention)
         trained, total = count_parameters(model, settings)
-        _say(f"trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
+        for sentence in kernels.missing:
+            _say(f"  {sentence}")
+        _say(f"  trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
         trainer = AdaptationTrainer(
             run=run,
             asked_to_stop=asked_to_stop,
@@ -68,11 +75,12 @@ def main() -> None:
             model=model,
             args=arguments,
             train_dataset=Blocks(tokens, settings.packing),
-            data_collator=Collator(_pad_token_id(tokenizer)),
+            eval_dataset=_evaluation_blocks(settings, tokenizer),
+            data_collator=Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches),
             processing_class=tokenizer,
         )
         if trainer.loss_obstacle is not None:
-            _say(f"the loss holds the logits of all tokens: {trainer.loss_obstacle}")
+            _say(f"  the loss holds the logits of all tokens: {trainer.loss_obstacle}")
         if isinstance(model, PeftModel):
             trainer.companions.append(model.get_base_model().generation_config.save_pretrained)
         average = None
@@ -87,11 +95,13 @@ def main() -> None:
             return
         if average is not None:
             put_average(model, average.average)
+        if is_sharded(settings):
+            model = gather_model(trainer, settings)
 
+    _announce(6, f"writing the model to {settings.output_dir}")
     if RANK == 0:
         export_model(model, tokenizer, settings, run, tokens)
         delete_tokens(settings.output_dir)
-        _say(f"the model is in {settings.output_dir}")
     _leave(arguments)
 
 
@@ -103,6 +113,12 @@ def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: P
     if checkpoint is not None:
         _say(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def _evaluation_blocks(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Blocks | None:
+    if settings.eval_dataset is None:
+        return None
+    return Blocks(open_tokens(evaluation_tokens_folder(settings, tokenizer)), settings.packing)
 
 
 def _leave(arguments: TrainingArguments) -> None:
@@ -121,6 +137,11 @@ def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _say(text: str) -> None:
     if RANK == 0:
         print(text, flush=True)
+
+
+def _announce(number: int, text: str) -> None:
+    if RANK == 0:
+        announce(number, text)
 
 
 def _run_rank() -> None:

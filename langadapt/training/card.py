@@ -15,6 +15,7 @@ from langadapt.training.checkpoints import Run
 from langadapt.training.data import Tokens
 from langadapt.training.packing import describe
 from langadapt.training.progress import LOG_FILE, read_log
+from langadapt.training.vocabulary import VOCABULARY_FILE
 
 _STAGES = {"pt": "continual pretraining", "sft": "supervised fine-tuning"}
 _METHODS = {
@@ -38,12 +39,12 @@ def model_card(
 
     ``trained`` of ``total`` parameters were trained; ``library`` is the one that opens the folder it stands in.
     """
-    base = settings.base_name
+    base = _base(settings)
     stage = _STAGES[settings.stage] if settings.model is None else "pretraining"
     tags = [settings.finetuning_type, stage.replace(" ", "-")]
     metadata: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
     metadata |= _origin(settings)
-    log = read_log(settings.output_dir)
+    log = [record for record in read_log(settings.output_dir) if record.get("loss") is not None]
     loss = f"{log[-1]['loss']:.4f} at step {log[-1]['step']:,}" if log else "none was logged"
     seen = f"{log[-1]['tokens_seen']:,}" if log else "unknown"
     data = "\n".join(f"- {sentence}" for sentence in describe(tokens, settings.cutoff_len, settings.packing))
@@ -63,6 +64,19 @@ def model_card(
         f"## Limits\n\n" + "".join(f"- {limit}\n" for limit in _limits(settings))
     )
     return str(card)
+
+
+def _base(settings: TrainingSettings) -> str:
+    """Return what was trained, in words: the base model and what was added to its vocabulary."""
+    record = Path(settings.base_name) / VOCABULARY_FILE
+    if not record.is_file():
+        return settings.base_name
+    added = read_json_object(record)
+    before, after = (added["held_out"][when]["tokens_per_unit"] for when in ("before", "after"))
+    return (
+        f"{added['base']} with {added['new_size'] - added['old_size']:,} more pieces of vocabulary "
+        f"({before:.2f} tokens a syllable or word before, {after:.2f} after)"
+    )
 
 
 def _origin(settings: TrainingSettings) -> dict[str, Any]:

@@ -36,7 +36,17 @@ _FREE = _LENGTH | {
     "activation_checkpointing",  # memory for time, the same result
     "hub_token",
 }
-_FREE_PREFIXES = ("logging_", "log_level", "hub_", "push_", "dataloader_num", "dataloader_p", "ddp_timeout")
+_FREE_PREFIXES = (
+    "eval_",
+    "per_device_eval_",
+    "logging_",
+    "log_level",
+    "hub_",
+    "push_",
+    "dataloader_num",
+    "dataloader_p",
+    "ddp_timeout",
+)
 
 
 def describe_run(settings: TrainingSettings, dataset_sha256: str, world_size: int) -> Run:
@@ -155,8 +165,7 @@ def _require_same_run(folder: Path, run: Run, free: set[str]) -> None:
             + "\nStart with what it was made with (world_size is NPROC_PER_NODE x NNODES), choose another output_dir, "
             "delete the folder, or allow it by name, as in resume_despite=[learning_rate]."
         )
-    sharded = run["deepspeed_config"] or run["settings"].get("fsdp")
-    if sharded and "files" in done and done["world_size"] != run["world_size"]:
+    if run["deepspeed_config"] and "files" in done and done["world_size"] != run["world_size"]:
         raise UserError(
             f"{folder}: each of its {done['world_size']} ranks saved its own part of the optimizer, which "
             f"{run['world_size']} ranks cannot read, whatever resume_despite allows. Start {done['world_size']} ranks."

@@ -49,9 +49,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
     For a GPU the bf16 peak of its data sheet; for the CPU what a product of matrices of ``dtype`` reaches here and now.
     """
-    if device.type == "cpu":
-        return _measured_peak(dtype)
-    name = torch.cuda.get_device_name(device)
+    return _measured_peak(dtype) if device.type == "cpu" else peak_of_gpu(torch.cuda.get_device_name(device))
+
+
+def peak_of_gpu(name: str) -> float | None:
+    """Return the bf16 operations a second of the GPU whose name is, or has in it, one of a data sheet known here."""
     return next((peak * 1e12 for part, peak in _PEAKS.items() if part in name), None)
 
 
@@ -61,6 +63,16 @@ def size_of(parameter: torch.Tensor) -> int:
         return int(parameter.ds_numel)
     state = getattr(parameter, "quant_state", None)
     return int(state.shape.numel()) if state is not None else parameter.numel()
+
+
+def checkpoint_size(model: Any, deepspeed: bool) -> int:
+    """Return about how many bytes a checkpoint takes: the weights as they are, and the optimizer's state."""
+    parameters = list(model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    saved = trained if hasattr(model, "peft_config") else parameters
+    weights: int = sum(size_of(parameter) * parameter.element_size() for parameter in saved)
+    # Two float32 moments, and under ZeRO the float32 master weights.
+    return weights + sum(size_of(parameter) for parameter in trained) * (12 if deepspeed else 8)
 
 
 def _multiplied(model: Any) -> Iterable[torch.Tensor]:

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.files import iter_json_array, read_json_file, write_json
+from langadapt.files import iter_json_array, read_json_file, sha256_of, write_json
 from langadapt.models import ChatFormatError, conversation, encode_texts, end_of_turn_id
 from langadapt.models.chat import IGNORE, encode_labelled
 from langadapt.recipe.training import TrainingSettings
@@ -76,6 +76,11 @@ def tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase
         parts.append(tokenizer.chat_template)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return Path(settings.output_dir) / f"tokens-{digest[:16]}"
+
+
+def evaluation_tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """Return where the tokens of ``settings.eval_dataset`` stand, or will stand."""
+    return tokens_folder(settings, tokenizer, sha256_of(str(settings.eval_dataset)))
 
 
 def prepare_tokens(

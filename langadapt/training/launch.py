@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
+from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -20,8 +22,11 @@ from langadapt.errors import UserError, run_command
 from langadapt.files import check_vouched
 from langadapt.recipe.command_line import describe_keys
 from langadapt.recipe.training import SETTINGS, TrainingSettings, load_training_settings
+from langadapt.recipe.vocabulary import VocabularySettings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished, set_aside_damaged
-from langadapt.training.data import prepare_tokens, tokens_folder
+from langadapt.training.data import evaluation_tokens_folder, prepare_tokens, tokens_folder
+from langadapt.training.packing import describe, show_block
+from langadapt.training.progress import announce
 from langadapt.training.stopping import EXIT_REQUEUE, pass_on_stop_signals
 
 _RANK = "langadapt.training"  # the module that each rank runs
@@ -45,6 +50,10 @@ def main() -> None:
     from langadapt.training.preflight import check
 
     tokenizer = check(settings, config)
+    if settings.vocabulary is not None:
+        overrides = [*overrides, f"model_name_or_path={_extended_base(settings, settings.vocabulary)}", "vocabulary=null"]
+        settings = load_training_settings(config, overrides)
+        tokenizer = check(settings, config)
     dataset_sha256 = check_vouched(settings.dataset)
     run = describe_run(settings, dataset_sha256, ranks * nodes)
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
@@ -54,12 +63,39 @@ def main() -> None:
         for sentence in set_aside_damaged(settings.output_dir):
             print(sentence)
     choose_checkpoint(settings, run)
-    print(f"{settings.dataset}: encoding it for {settings.base_name}", flush=True)
-    folder = tokens_folder(settings, tokenizer, dataset_sha256)
-    prepare_tokens(settings.dataset, settings, tokenizer, folder)
+    announce(1, f"checked: the recipe {config}, its data, {settings.base_name} and {settings.output_dir}")
+    announce(2, f"data: encoding {settings.dataset}")
+    tokens = prepare_tokens(settings.dataset, settings, tokenizer, tokens_folder(settings, tokenizer, dataset_sha256))
+    for sentence in describe(tokens, settings.cutoff_len, settings.packing):
+        print(f"  {sentence}")
+    print(f"  the first block, «not learned»:\n{show_block(tokens, tokenizer)}", flush=True)
+    if settings.eval_dataset is not None:
+        prepare_tokens(settings.eval_dataset, settings, tokenizer, evaluation_tokens_folder(settings, tokenizer))
     _start(config, overrides, ranks, nodes)
     if not is_finished(settings.output_dir, run):
         sys.exit(EXIT_REQUEUE)
+
+
+def _extended_base(settings: TrainingSettings, vocabulary: VocabularySettings) -> Path:
+    """Return the folder of the base model with more vocabulary; the first machine makes it, if it is not there yet."""
+    from langadapt.training.vocabulary import VOCABULARY_FILE, extend_vocabulary
+
+    folder = Path(settings.output_dir) / "extended_base"
+    if _from_environment("NODE_RANK", 0) > 0:
+        print(f"waiting for {folder}", flush=True)
+        while not (folder / VOCABULARY_FILE).is_file():
+            time.sleep(5)
+        return folder
+    extend_vocabulary(
+        str(settings.model_name_or_path),
+        vocabulary,
+        settings.dataset,
+        folder,
+        trust_remote_code=settings.trust_remote_code,
+        use_cpu=settings.use_cpu,
+    )
+    torch.cuda.empty_cache()
+    return folder
 
 
 def _ranks_here(settings: TrainingSettings) -> int:

@@ -40,10 +40,10 @@ class ChunkedLoss:
     ``model`` is the unwrapped model, or the PeftModel around it; `loss_obstacle` has found nothing against it.
     """
 
-    def __init__(self, model: Any, label_smoothing: float = 0.0) -> None:
+    def __init__(self, model: Any, label_smoothing: float = 0.0, chunk: int | None = None) -> None:
         self.model = _without_adapters(model)
         self.head = self.model.get_output_embeddings()
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.chunk = label_smoothing, chunk
         # Bound once: torch.compile would compile anew for every other function it finds in their place.
         self._swapped = (self._pass_on_or_measure, self._loss_function)
 
@@ -62,7 +62,13 @@ class ChunkedLoss:
             return hidden
         weight, bias = self.head.weight, self.head.bias
         loss: torch.Tensor = chunked_cross_entropy(
-            hidden, weight, labels, bias, num_items=num_items, label_smoothing=self.label_smoothing
+            hidden,
+            weight,
+            labels,
+            bias,
+            num_items=num_items,
+            label_smoothing=self.label_smoothing,
+            chunk=self.chunk,
         )
         return loss
 

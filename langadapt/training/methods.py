@@ -23,8 +23,8 @@ from langadapt.models.building import new_model
 from langadapt.models.folder import is_adapter
 from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.training import TrainingSettings
-
-VOCABULARY_RECORD = "vocabulary.json"
+from langadapt.training.costs import size_of
+from langadapt.training.vocabulary import VOCABULARY_FILE
 
 
 def check_method(settings: TrainingSettings, sharded: bool) -> None:
@@ -39,7 +39,8 @@ def check_method(settings: TrainingSettings, sharded: bool) -> None:
     if settings.finetuning_type == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("finetuning_type: qlora needs bitsandbytes: pip install bitsandbytes.")
     if settings.finetuning_type == "embeddings" and settings.embeddings_trained == "new":
-        first_new_row(settings)
+        if settings.vocabulary is None:  # else they are still to be made
+            first_new_row(settings)
         if sharded:
             raise UserError("embeddings_trained: new needs whole embeddings on every rank. Use ZeRO stage 2, no FSDP.")
     if sharded and settings.ema_decay is not None:
@@ -47,18 +48,33 @@ def check_method(settings: TrainingSettings, sharded: bool) -> None:
 
 
 def prepare_model(
-    settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
+    settings: TrainingSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device | None = None,
+    attention: str = "sdpa",
 ) -> Any:
     """Return the model to train, a `PreTrainedModel` or a `PeftModel`, with only its trained weights asking gradients.
 
     A quantised base is loaded to ``device``, where it has to stay; all else is on the CPU. Raises `UserError` when the
     model cannot be opened or has no such layers as the settings name.
     """
-    frozen = torch.bfloat16 if settings.bf16 else torch.float32
-    trained = frozen if settings.deepspeed else torch.float32
+    trained, frozen = weight_types(settings)
     model = _open(settings, tokenizer, trained, frozen, device)
+    model.set_attn_implementation(attention)
     if settings.stage == "sft":
         model.generation_config.eos_token_id = stop_token_ids(tokenizer, model.generation_config, chat=True)
+    return adapt_model(model, settings)
+
+
+def weight_types(settings: TrainingSettings) -> tuple[torch.dtype, torch.dtype]:
+    """Return the types of trained and of frozen weights."""
+    frozen = torch.bfloat16 if settings.bf16 else torch.float32
+    return frozen if settings.deepspeed else torch.float32, frozen
+
+
+def adapt_model(model: PreTrainedModel, settings: TrainingSettings) -> Any:
+    """Return an opened model as its method trains it: with its adapter, its trained weights asking gradients."""
+    trained, frozen = weight_types(settings)
     if settings.finetuning_type in ADAPTERS:
         model = _with_adapter(model.requires_grad_(False), settings)
     else:
@@ -74,11 +90,9 @@ def count_parameters(model: Any, settings: TrainingSettings) -> tuple[int, int]:
     total, trained = 0, 0
     skipped = first_new_row(settings) if settings.embeddings_trained == "new" else 0
     for parameter in model.parameters():
-        # Two parameters of a quantised weight share a byte; it knows its true shape.
-        shape = parameter.quant_state.shape if hasattr(parameter, "quant_state") else parameter.shape
-        total += shape.numel()
+        total += size_of(parameter)
         if parameter.requires_grad:
-            trained += shape.numel() - skipped * shape[1:].numel()
+            trained += size_of(parameter) - skipped * parameter.shape[1:].numel()
     return trained, total
 
 
@@ -95,7 +109,7 @@ def first_new_row(settings: TrainingSettings) -> int:
     """Return the size of the vocabulary before it was extended; raises `UserError` when nothing says it."""
     if settings.new_rows_from is not None:
         return settings.new_rows_from
-    record = Path(str(settings.model_name_or_path)) / VOCABULARY_RECORD
+    record = Path(str(settings.model_name_or_path)) / VOCABULARY_FILE
     size = read_json_object(record).get("old_size") if record.is_file() else None
     if not isinstance(size, int):
         raise UserError(

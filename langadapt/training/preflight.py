@@ -9,12 +9,13 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.files import probe_folder, read_json_object, require_file
+from langadapt.files import probe_folder, require_file
 from langadapt.models import find_model, load_tokenizer
 from langadapt.models.building import new_config
 from langadapt.models.templates import set_chat_template
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.methods import check_method
+from langadapt.training.sharding import is_sharded
 from langadapt.training.trainer import training_arguments
 
 
@@ -23,19 +24,13 @@ def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizer
 
     ``config`` is the recipe's file: the files beside it are the recipes of the stages before. Raises `UserError`.
     """
-    require_file(settings.dataset, f"Stage 1 has not run; run it with: {_preprocess(config)}")
+    for dataset in filter(None, (settings.dataset, settings.eval_dataset)):
+        require_file(dataset, f"Stage 1 has not run; run it with: {_preprocess(config)}")
     _check_model_is_there(settings, config)
-    check_method(settings, sharded=False)
+    check_method(settings, is_sharded(settings))
     _check_gpu(settings)
-    if settings.deepspeed is not None:
-        zero = read_json_object(settings.deepspeed).get("zero_optimization", {})
-        if not isinstance(zero, dict) or zero.get("stage", 0) not in (0, 1, 2):
-            raise UserError(
-                f"{settings.deepspeed}: expected `zero_optimization` with a `stage` of 0, 1 or 2; ZeRO stage 3 is not "
-                "supported. Use configs/deepspeed/zero2.json."
-            )
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
-    training_arguments(settings, deepspeed=None, use_cpu=True, tf32=None)
+    training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None)
     tokenizer = load_tokenizer(settings.tokenizer_source)
     if settings.stage == "sft":
         set_chat_template(tokenizer, settings.template)
@@ -66,7 +61,7 @@ def _check_gpu(settings: TrainingSettings) -> None:
     if torch.cuda.device_count():
         return
     keys = settings.trainer_keys()
-    needed = [key for key in ("fp16", "tf32", "use_liger_kernel") if keys.get(key)]
+    needed = [key for key in ("fp16", "tf32") if keys.get(key)]
     if "use_cpu" in settings.model_fields_set and not settings.use_cpu:
         needed.append("use_cpu=false")
     if needed:

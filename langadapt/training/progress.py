@@ -29,14 +29,26 @@ _LOGGED = (
 )
 
 
+def announce(number: int, text: str) -> None:
+    """Say which of a run's six steps begins, or what came of it: check, encode, load, plan, train, write."""
+    print(f"[{number}/6] {text}", flush=True)
+
+
 class ProgressLog(TrainerCallback):  # type: ignore[misc]
     """Tells how training goes; for rank 0 only."""
 
     def __init__(self, output_dir: str | Path) -> None:
         self.folder = Path(output_dir)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the bar and the clock; forget what an earlier start logged beyond the step that is resumed from."""
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any) -> None:
+        """Say the plan; start the bar and the clock; forget what was logged beyond the step that is resumed from."""
+        sizes = (args.train_batch_size, args.gradient_accumulation_steps, args.world_size)
+        announce(
+            4,
+            f"plan: {state.max_steps:,} steps, {math.ceil(len(train_dataloader) / sizes[1]):,} an epoch; "
+            f"{math.prod(sizes)} blocks a step: {sizes[0]} x {sizes[1]} accumulated x {sizes[2]} ranks",
+        )
+        announce(5, f"training from step {state.global_step}")
         kept = [record for record in read_log(self.folder) if record["step"] <= state.global_step]
         write_text(self.folder / LOG_FILE, "".join(json.dumps(record) + "\n" for record in kept))
         self.tokens_seen = max((record.get("tokens_seen", 0) for record in kept), default=0)

@@ -26,7 +26,7 @@ from langadapt.files import read_json_object
 from langadapt.models import IGNORE
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import Run, steps_of
-from langadapt.training.costs import size_of
+from langadapt.training.costs import checkpoint_size
 from langadapt.training.loss import ChunkedLoss, loss_obstacle
 from langadapt.training.metering import Meter
 from langadapt.training.saving import STAGING, folder_size, publish, remove_checkpoint, require_space
@@ -36,6 +36,8 @@ def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingAr
     """Return the TrainingArguments of a recipe; raises `UserError` for what transformers finds contradictory."""
     ours = {"logging_nan_inf_filter": False, "ddp_find_unused_parameters": False}
     keys = ours | settings.trainer_keys() | changes
+    if keys.get("use_liger_kernel"):  # the loss takes Liger's kernel itself
+        keys["liger_kernel_config"] = {"fused_linear_cross_entropy": False, "cross_entropy": False}
     # `AdaptationTrainer` deletes old checkpoints itself, once the new one is whole.
     keys["save_total_limit"] = None
     if keys.get("use_cpu") and "optim" in keys:
@@ -227,7 +229,11 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         error: list[UserError | None] = [None]
         if self.args.should_save:
             older = steps_of(folder)
-            needed = folder_size(folder / f"checkpoint-{older[-1]}") if older else self._checkpoint_size()
+            needed = (
+                folder_size(folder / f"checkpoint-{older[-1]}")
+                if older
+                else checkpoint_size(self.model, self.is_deepspeed_enabled)
+            )
             try:
                 require_space(folder, needed, self.state.global_step)
             except UserError as found:
@@ -236,17 +242,6 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
             distributed.broadcast_object_list(error)
         if error[0] is not None:
             raise error[0]
-
-    def _checkpoint_size(self) -> int:
-        """Return about how many bytes a checkpoint takes: the weights as they are, and the optimizer's state."""
-        from peft import PeftModel
-
-        parameters = list(self.model.parameters())
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        saved = trained if isinstance(self.model, PeftModel) else parameters
-        weights: int = sum(size_of(parameter) * parameter.element_size() for parameter in saved)
-        # Two float32 moments, and under ZeRO the float32 master weights.
-        return weights + sum(size_of(parameter) for parameter in trained) * (12 if self.is_deepspeed_enabled else 8)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save, beside the random state of this rank, what it has counted since the last log."""
