@@ -242,3 +242,13 @@ def test_two_ranks_that_share_a_model_train_it_as_one_would_and_resume_exactly(
     weights, expected_weights = (load_model(str(folder)).state_dict() for folder in folders)
     for name, weight in expected_weights.items():
         assert torch.allclose(weights[name], weight, atol=1e-5), name
+
+
+def test_a_log_line_that_was_cut_short_does_not_hinder_a_resume(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    output = train(recipe("pt", tiny_model, data, tmp_path / "run"))
+    whole = (output / "training_log.jsonl").read_text()
+    (output / "config.json").unlink()
+    shutil.rmtree(output / "checkpoint-8")
+    (output / "training_log.jsonl").write_text(whole[:-20])
+    train(recipe("pt", tiny_model, data, tmp_path / "run"))
+    assert [json.loads(line)["loss"] for line in whole.splitlines()] == [loss for _, loss in losses(output)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import REPOSITORY
+from runs import recipe, train
 
 from langadapt.errors import UserError
 from langadapt.recipe.training import load_training_settings
@@ -86,3 +88,26 @@ def test_the_default_recipe_has_the_batch_of_128_of_the_published_run(stage: str
 @pytest.mark.parametrize("recipe", sorted(REPOSITORY.glob("configs/*/[cs][pf]t.yaml")), ids=str)
 def test_shipped_recipes_are_valid(recipe: Path) -> None:
     load_training_settings(recipe)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "said"),
+    [("wandbb", "no tracker that is known here. Known: .*wandb"), ("swanlab", "pip install swanlab")],
+)
+def test_a_tracker_that_is_not_to_be_had_is_said_before_training(
+    tiny_model: Path, data: Path, tmp_path: Path, tracker: str, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        train(recipe("pt", tiny_model, data, tmp_path / "run", report_to=["tensorboard", tracker]))
+
+
+def test_what_a_machine_lacks_is_replaced_and_said(
+    tiny_model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    asked = {"attn_implementation": "flash_attention_2", "torch_compile": True, "use_liger_kernel": True}
+    train(recipe("pt", tiny_model, data, tmp_path / "run", max_steps=1, **asked))
+    said = capsys.readouterr().out
+    assert "attn_implementation: flash_attention_2 needs a GPU; using sdpa" in said
+    assert "torch_compile: needs a C++ compiler (g++); not compiling" in said
+    assert "use_liger_kernel: needs a GPU and liger-kernel" in said

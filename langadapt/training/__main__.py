@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -34,6 +35,9 @@ from langadapt.training.stopping import note_stop_signals
 from langadapt.training.trainer import AdaptationTrainer, training_arguments
 
 RANK = int(os.environ.get("RANK", 0))
+
+# DeepSpeed still calls these by their old names, several times a step.
+warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
 
 
 def main() -> None:

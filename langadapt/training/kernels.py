@@ -57,10 +57,10 @@ def choose_kernels(settings: TrainingSettings) -> Kernels:
 
 def _attention_lacks(name: str, settings: TrainingSettings, on_gpu: bool) -> Iterator[str]:
     installed = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+    if name in (*installed, "flex_attention") and not on_gpu:
+        yield "needs a GPU"
     if name not in installed:
         return
-    if not on_gpu:
-        yield "needs a GPU"
     if not (settings.bf16 or settings.fp16):
         yield "needs bf16 or fp16"
     if not installed[name]():

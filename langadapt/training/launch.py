@@ -41,17 +41,37 @@ def main() -> None:
     )
     parser.add_argument("config", metavar="CONFIG", help="recipe, e.g. configs/quickstart/cpt.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, e.g. seed=1")
-    arguments = parser.parse_args()
+    parser.add_argument("--dry_run", action="store_true", help="say what the run would do and need; train nothing")
+    planned = parser.add_argument_group("with --dry_run, what to plan for in place of this machine")
+    planned.add_argument("--gpus", type=int, metavar="N", help="GPUs, of all machines")
+    planned.add_argument("--gpu", metavar="NAME", help="which, as H100: for the time it takes")
+    planned.add_argument("--gpu_memory", type=float, metavar="GIB", help="what each has")
+    planned.add_argument("--mfu", type=float, help="share of its peak that training will reach, as 0.4")
+    arguments = parser.parse_intermixed_args()
+    if not arguments.dry_run and any((arguments.gpus, arguments.gpu, arguments.gpu_memory, arguments.mfu)):
+        parser.error("--gpus, --gpu, --gpu_memory and --mfu only plan: they take --dry_run")
     config, overrides = arguments.config, arguments.overrides
     settings = load_training_settings(config, overrides)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said out loud, or it warns about every process started
-    ranks, nodes = _ranks_here(settings), _from_environment("NNODES", 1)
+    ranks, nodes = _ranks_here(settings, announced=not arguments.dry_run), _from_environment("NNODES", 1)
     # Imports the Trainer, and with it DeepSpeed, which looks for its device at once: `_ranks_here` has settled that.
     from langadapt.training.preflight import check
 
+    if arguments.dry_run:
+        from langadapt.training.dry_run import dry_run
+        from langadapt.training.fitting import hardware_here, planned_hardware
+
+        here = hardware_here(ranks, ranks * nodes, settings.use_cpu)
+        hardware = planned_hardware(here, arguments.gpus, arguments.gpu, arguments.gpu_memory, arguments.mfu)
+        dry_run(settings, config, overrides, hardware)
+        return
     tokenizer = check(settings, config)
     if settings.vocabulary is not None:
-        overrides = [*overrides, f"model_name_or_path={_extended_base(settings, settings.vocabulary)}", "vocabulary=null"]
+        overrides = [
+            *overrides,
+            f"model_name_or_path={_extended_base(settings, settings.vocabulary)}",
+            "vocabulary=null",
+        ]
         settings = load_training_settings(config, overrides)
         tokenizer = check(settings, config)
     dataset_sha256 = check_vouched(settings.dataset)
@@ -98,7 +118,7 @@ def _extended_base(settings: TrainingSettings, vocabulary: VocabularySettings) -
     return folder
 
 
-def _ranks_here(settings: TrainingSettings) -> int:
+def _ranks_here(settings: TrainingSettings, announced: bool) -> int:
     """Return how many processes to start on this machine, and make it known when they train on the CPU."""
     gpus = 0 if settings.use_cpu else torch.cuda.device_count()
     ranks = _from_environment("NPROC_PER_NODE", gpus or 1)
@@ -106,7 +126,8 @@ def _ranks_here(settings: TrainingSettings) -> int:
         raise UserError(f"NPROC_PER_NODE is {ranks}, but only {gpus} GPUs are visible. Lower it, or set use_cpu=true.")
     if not gpus:
         os.environ["DS_ACCELERATOR"] = "cpu"
-        print(f"training on the CPU, {ranks} rank{'s' if ranks > 1 else ''}")
+        if announced:
+            print(f"training on the CPU, {ranks} rank{'s' if ranks > 1 else ''}")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     return ranks
 

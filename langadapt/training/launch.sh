@@ -3,6 +3,15 @@
 
 # A recipe named from where the user stands; every path inside a recipe is relative to the repository.
 config=$DEFAULT_CONFIG
+flags=()
+while [[ $# -gt 0 && $1 == -* ]]; do
+  if [[ $# -gt 1 && $1 =~ ^--(gpus|gpu|gpu_memory|mfu)$ ]]; then
+    flags+=("$1")
+    shift
+  fi
+  flags+=("$1")
+  shift
+done
 if [[ $# -gt 0 && $1 != *=* ]]; then
   config=$1
   shift
@@ -19,4 +28,4 @@ if ! "$PYTHON" -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec
   echo "error: $PYTHON has no torch. Make the environment with: make venv (or name another interpreter in PYTHON)." >&2
   exit 2
 fi
-exec "$PYTHON" -m langadapt.training.launch "$config" "$@"
+exec "$PYTHON" -m langadapt.training.launch "$config" "${flags[@]}" "$@"

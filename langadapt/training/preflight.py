@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from langadapt.errors import UserError
 from langadapt.files import probe_folder, require_file
@@ -18,17 +20,22 @@ from langadapt.training.methods import check_method
 from langadapt.training.sharding import is_sharded
 from langadapt.training.trainer import training_arguments
 
+_PACKAGED = ("tensorboard", "wandb", "trackio", "mlflow", "swanlab", "clearml", "codecarbon", "dvclive")
 
-def check(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizerBase:
+
+def check(settings: TrainingSettings, config: str | Path, planned: bool = False) -> PreTrainedTokenizerBase:
     """Check everything but the data's content, and make output_dir; return the tokenizer, for sft with its template.
 
-    ``config`` is the recipe's file: the files beside it are the recipes of the stages before. Raises `UserError`.
+    ``config`` is the recipe's file: the files beside it are the recipes of the stages before. ``planned`` says that the
+    run will be on another machine's GPUs. Raises `UserError`.
     """
     for dataset in filter(None, (settings.dataset, settings.eval_dataset)):
         require_file(dataset, f"Stage 1 has not run; run it with: {_preprocess(config)}")
     _check_model_is_there(settings, config)
     check_method(settings, is_sharded(settings))
-    _check_gpu(settings)
+    if not planned:
+        _check_gpu(settings)
+    _check_trackers(settings)
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
     training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None)
     tokenizer = load_tokenizer(settings.tokenizer_source)
@@ -69,6 +76,16 @@ def _check_gpu(settings: TrainingSettings) -> None:
             f"no GPU is visible here, and {', '.join(needed)} needs one. Check CUDA_VISIBLE_DEVICES and nvidia-smi, or "
             "take the key out: bf16 and float32 also run on the CPU."
         )
+
+
+def _check_trackers(settings: TrainingSettings) -> None:
+    names = [settings.report_to] if isinstance(settings.report_to, str) else settings.report_to
+    for name in {*names} - {"none", "all"}:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UserError(f"report_to names {name}, which is no tracker that is known here. Known: {known}, none.")
+        if name in _PACKAGED and importlib.util.find_spec(name) is None:
+            raise UserError(f"report_to: {name} needs the package of that name: pip install {name}.")
 
 
 def _check_sizes(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> None:

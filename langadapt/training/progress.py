@@ -12,7 +12,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from langadapt.files import read_jsonl, write_text
+from langadapt.files import write_text
 
 LOG_FILE = "training_log.jsonl"
 CURVE_FILE = "loss_curve.png"
@@ -118,11 +118,14 @@ def _finite(value: float | None) -> float | None:
 
 
 def read_log(output_dir: str | Path) -> list[dict[str, Any]]:
-    """Return the log records of a run in order; an empty list where there are none."""
+    """Return the log records of a run in order; an empty list where there are none.
+
+    A last line without its line end is one that a kill or a full disk cut short; it is left out.
+    """
     path = Path(output_dir) / LOG_FILE
-    if not path.is_file() or path.stat().st_size == 0:
+    if not path.is_file():
         return []
-    return [record for _, record in read_jsonl(path)]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
 def draw_loss_curve(output_dir: str | Path) -> None:

@@ -196,7 +196,8 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         if "loss" in logs:
             steps = self._taken_since_log + self._skipped_since_log
             logs["loss"] = logs["loss"] * steps / self._taken_since_log if self._taken_since_log else math.nan
-            logs |= self._meter.read(self.accelerator.gather) | {"skipped_steps": self._skipped}
+            measured = self._meter.read(self.accelerator.gather) | {"skipped_steps": self._skipped}
+            logs |= {name: value for name, value in measured.items() if value is not None}
             self._taken_since_log, self._skipped_since_log = 0, 0
         super().log(logs, start_time)
 

@@ -1,0 +1,197 @@
+"""What a run would do and need, before it is started: bash 2_train_cpt.sh CONFIG --dry_run [key=value ...].
+
+The data is encoded as for a start, so that steps and tokens are exact; the model is only outlined, not loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from shutil import disk_usage
+from typing import Any
+
+import numpy as np
+import torch
+
+from langadapt.errors import UserError
+from langadapt.files import check_vouched
+from langadapt.recipe.training import TrainingSettings
+from langadapt.training.costs import checkpoint_size, flops_of_step, peak_flops, peak_of_gpu
+from langadapt.training.data import Tokens, prepare_tokens, tokens_folder
+from langadapt.training.fitting import GIB, RESERVE, Hardware, base_config, fits, gib, ways_out
+from langadapt.training.kernels import choose_kernels
+from langadapt.training.memory import Memory, fake_model, forecast_memory
+from langadapt.training.methods import count_parameters
+from langadapt.training.packing import efficiency
+from langadapt.training.preflight import check
+from langadapt.training.progress import read_log
+
+_MFU = 0.4  # where none was stated or measured
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much a run trains on: optimizer steps and, over all ranks, tokens and (token, token it sees) pairs."""
+
+    steps: int
+    steps_an_epoch: int
+    tokens: float
+    pairs: float
+
+
+def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], hardware: Hardware) -> None:
+    """Print what the run would do and need on ``hardware``.
+
+    Raises `UserError` at the end when a start would be refused, and when it would not fit, with the keys to change.
+    """
+    refused, tokens = None, None
+    try:
+        tokenizer = check(settings, config, planned=hardware.gpu is not None)
+        folder = tokens_folder(settings, tokenizer, check_vouched(settings.dataset))
+        tokens = prepare_tokens(settings.dataset, settings, tokenizer, folder)
+    except UserError as error:
+        refused = error
+    model = fake_model(settings, base_config(settings), choose_kernels(settings).attention)
+    memory = forecast_memory(settings, model, hardware.ranks, hardware.gpu is not None)
+    length = None if tokens is None else length_of(settings, tokens, hardware.ranks)
+
+    trained, total = count_parameters(model, settings)
+    what = f"{hardware.ranks} {hardware.unit}{'s' if hardware.ranks > 1 else ''}"
+    print(f"dry run of {config} for {what}{f' ({hardware.gpu})' if hardware.gpu else ''}; nothing is trained")
+    _say("model", f"{settings.base_name}, {total:,} parameters, {trained:,} trained ({settings.finetuning_type})")
+    _say("settings", *_wrapped(settings))
+    _say("data", _describe_data(settings, tokens))
+    _say("batch", _describe_batch(settings, tokens, length, hardware))
+    if length is not None:
+        _say("steps", f"{length.steps:,}, {length.steps_an_epoch:,} an epoch; {length.tokens:,.0f} tokens in all")
+        _say("time", *_describe_time(settings, model, length, hardware))
+    enough_disk = _say_disk(settings, model, total, length) or hardware.elsewhere
+    _say("memory", *_table(memory, hardware))
+
+    if refused is not None:
+        raise UserError(f"a start would stop at this:\n{refused}")
+    if not fits(memory, hardware):
+        changes = "\n".join(f"  {line}" for line in ways_out(settings, config, overrides, hardware))
+        raise UserError(f"it will not fit into the memory. What would, by itself unless said otherwise:\n{changes}")
+    if not enough_disk:
+        raise UserError("it will not fit on the disk. Lower save_total_limit, or choose an output_dir on another one.")
+
+
+def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
+    """Return how long a run is, as Trainer counts it: every rank takes as many batches, the last of them short."""
+    keys = settings.model_dump()
+    blocks = len(tokens.blocks) - 1
+    batches = math.ceil(math.ceil(blocks / keys["per_device_train_batch_size"]) / ranks)
+    steps_an_epoch = math.ceil(batches / keys["gradient_accumulation_steps"])
+    steps = keys["max_steps"] if keys["max_steps"] > 0 else math.ceil(keys["num_train_epochs"] * steps_an_epoch)
+    sizes = (tokens.pieces[1:] - tokens.pieces[:-1]).astype(float)
+    if settings.packing == "joined":
+        sizes = np.add.reduceat(sizes[tokens.order], tokens.blocks[:-1])
+    epochs = steps / steps_an_epoch
+    return Length(steps, steps_an_epoch, epochs * len(tokens.ids), epochs * float((sizes * (sizes + 1) / 2).sum()))
+
+
+def _say(name: str, *lines: str) -> None:
+    for number, line in enumerate(lines):
+        print(f"{name if number == 0 else '':10}{line}", flush=True)
+
+
+def _wrapped(settings: TrainingSettings) -> list[str]:
+    default = {
+        name: field.get_default(call_default_factory=True) for name, field in type(settings).model_fields.items()
+    }
+    chosen = [f"{key}={value}" for key, value in settings.resolved().items() if value != default[key]]
+    return textwrap.wrap(" ".join(chosen), 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
+    if tokens is None:
+        return f"{settings.dataset}: not ready; tokens and steps are unknown"
+    return (
+        f"{tokens.counts.records:,} records, {len(tokens.ids):,} tokens, {len(tokens.blocks) - 1:,} blocks of up to "
+        f"{settings.cutoff_len:,}, {efficiency(tokens, settings.cutoff_len):.1%} filled"
+    )
+
+
+def _describe_batch(
+    settings: TrainingSettings, tokens: Tokens | None, length: Length | None, hardware: Hardware
+) -> str:
+    keys = settings.model_dump()
+    size, accumulated = keys["per_device_train_batch_size"], keys["gradient_accumulation_steps"]
+    blocks = size * accumulated * hardware.ranks
+    where = f"{hardware.ranks} {hardware.unit}{'s' if hardware.ranks > 1 else ''}"
+    real = f"{length.tokens / length.steps:,.0f}" if length else f"at most {blocks * settings.cutoff_len:,}"
+    return f"{size} x {accumulated} accumulated x {where} = {blocks:,} blocks, {real} tokens a step"
+
+
+def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardware: Hardware) -> list[str]:
+    """Return how long the arithmetic takes at an MFU, and where that comes from."""
+    flops = flops_of_step(model, 1, 0) * length.tokens + flops_of_step(model, 0, 1) * length.pairs
+    if hardware.gpu is None:
+        dtype = torch.bfloat16 if settings.bf16 else torch.float32
+        peak = peak_flops(torch.device("cpu"), dtype)  # of the whole machine, whose cores the ranks share
+    elif (peak := peak_of_gpu(hardware.gpu)) is not None:
+        peak *= hardware.ranks
+    if peak is None:
+        return [f"unknown: {flops:.3g} operations on GPUs whose peak is not known here; name one with --gpu"]
+    logged = [record["mfu"] for record in read_log(settings.output_dir) if record.get("mfu")]
+    if hardware.mfu is not None:
+        mfu, source = hardware.mfu, "as stated"
+    elif logged:
+        mfu, source = statistics.median(logged), f"as logged in {settings.output_dir}"
+    else:
+        mfu, source = _MFU, "an assumption; state another with --mfu"
+    spent = timedelta(seconds=round(flops / (peak * mfu)))
+    return [f"{spent} for {flops:.3g} operations at {mfu:.0%} of {peak / 1e12:,.3g} TFLOP/s ({source})"]
+
+
+def _say_disk(settings: TrainingSettings, model: Any, total: int, length: Length | None) -> bool:
+    """Say what a run writes; return whether the disk has that."""
+    keys = settings.model_dump()
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    one = checkpoint_size(model, settings.deepspeed is not None) + (4 * trained if settings.ema_decay else 0)
+    finished = total * (2 if settings.bf16 else 4)
+    when = keys["save_strategy"].value
+    count = 0 if when == "no" else math.inf
+    if when == "steps" and length is not None:
+        every = keys["save_steps"] if keys["save_steps"] >= 1 else math.ceil(keys["save_steps"] * length.steps)
+        count = math.ceil(length.steps / every)
+    elif when == "epoch" and length is not None:
+        count = math.ceil(length.steps / length.steps_an_epoch)
+    if keys["save_total_limit"]:
+        count = min(count, keys["save_total_limit"] + 1)  # an old one goes when the new one is whole
+    folder = next(path for path in (Path(settings.output_dir), *Path(settings.output_dir).parents) if path.is_dir())
+    free = disk_usage(folder).free
+    if math.isinf(count):
+        _say("disk", f"{_gb(one)} a checkpoint, {_gb(finished)} the model; {_gb(free)} are free here")
+        return one + finished <= free
+    needed = count * one + finished
+    checkpoints = f"up to {count} checkpoints of {_gb(one)} at a time, and " if count else ""
+    _say("disk", f"{_gb(needed)}: {checkpoints}the model, {_gb(finished)}; {_gb(free)} are free here")
+    return needed <= free
+
+
+def _table(memory: Memory, hardware: Hardware) -> Iterator[str]:
+    phases = (memory.forward_and_backward, memory.optimizer_step)
+    yield f"{'GiB a ' + hardware.unit:16}{'forward, backward':>18}{'optimizer step':>16}"
+    names = ("weights", "gradients", "optimizer", "moving average", "activations", "logits", "temporary")
+    for name in names:
+        if any(phase.get(name) for phase in phases):
+            yield f"{name:16}" + "".join(
+                f"{phase.get(name, 0) / GIB:{width}.2f}" for phase, width in zip(phases, (18, 16), strict=True)
+            )
+    yield f"{'together':16}" + "".join(
+        f"{sum(phase.values()) / GIB:{width}.2f}" for phase, width in zip(phases, (18, 16), strict=True)
+    )
+    beside = "the libraries" if hardware.gpu is None else "CUDA's context, NCCL and gaps between tensors"
+    verdict = "fits" if fits(memory, hardware) else "does not fit"
+    yield f"{verdict} into {gib(hardware.memory)}, {gib(RESERVE)} of it left for {beside}"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"

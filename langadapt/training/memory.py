@@ -1,0 +1,295 @@
+"""What a rank's memory will hold in training, part by part: counted in a step that is taken without any memory.
+
+The model is built of fake tensors, which know their shapes and types and hold no numbers. Forward and backward run as
+they will in training, every layer of them, and each tensor is counted from the moment it is made until it is freed.
+What the optimizer, DeepSpeed and FSDP hold beside that follows from the number of parameters, as they are written.
+
+Not counted: CUDA's context, NCCL's buffers, what the allocator loses between tensors, the libraries' own memory.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils.operations import convert_outputs_to_fp32
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from langadapt.files import read_json_object
+from langadapt.recipe.training import TrainingSettings
+from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
+from langadapt.training.methods import adapt_model, weight_types
+from langadapt.training.sharding import is_sharded, zero_stage
+
+# Stands in for flash attention, which keeps the same tensors and needs a GPU: sdpa without a mask.
+_UNMASKED = "sdpa_without_mask"
+AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
+AttentionMaskInterface.register(_UNMASKED, lambda *_, **__: None)
+
+# Numbers that an optimizer keeps for each weight; the others, as Adam, two.
+_STATES = {"adafactor": 0, "sgd": 0, "adagrad": 1, "lion": 1, "rmsprop": 1, "ademamix": 3}
+_LIVE = 10**9  # DeepSpeed's stage3_max_live_parameters where it is not set
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part at the fullest moment of each of the two phases of a step."""
+
+    forward_and_backward: Mapping[str, int]
+    optimizer_step: Mapping[str, int]
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at any moment."""
+        return max(sum(self.forward_and_backward.values()), sum(self.optimizer_step.values()))
+
+
+def fake_model(settings: TrainingSettings, config: PreTrainedConfig, attention: str = "sdpa") -> Any:
+    """Return the model of ``settings`` as it is trained, of fake tensors: it takes no memory and holds no weights.
+
+    ``config`` is the base model's. A 4-bit base is one of the type that it computes in; `weight_bytes` knows.
+    """
+    with torch.device("meta"):
+        trust = settings.trust_remote_code
+        model = AutoModelForCausalLM.from_config(config, dtype=weight_types(settings)[0], trust_remote_code=trust)
+        model.name_or_path = settings.base_name
+        # Documents that share a row are kept apart by a dense mask, and so is the padding of shorter rows.
+        alone = settings.packing != "isolated" and _keys(settings)["per_device_train_batch_size"] == 1
+        masked = not alone and not attention.startswith(("flash", "flex"))
+        model.set_attn_implementation("eager" if attention == "eager" else "sdpa" if masked else _UNMASKED)
+        model = adapt_model(model, settings)
+        if settings.deepspeed and settings.fp16:
+            model = model.half()
+    # Made on the meta device, for PEFT cannot adapt fake tensors; but only these know what autocast does on a device.
+    made: dict[int, Any] = {}
+    with FakeTensorMode():
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        tensors[name] = made.setdefault(id(tensor), _fake(tensor))
+    return model.train()
+
+
+def _fake(tensor: torch.Tensor) -> torch.Tensor:
+    twin = torch.empty(tensor.shape, dtype=tensor.dtype)
+    if isinstance(tensor, torch.nn.Parameter):
+        twin = torch.nn.Parameter(twin, tensor.requires_grad)
+        for hook in (tensor._backward_hooks or {}).values():
+            twin.register_hook(hook)  # type: ignore[no-untyped-call]
+    return twin
+
+
+def forecast_memory(settings: TrainingSettings, model: Any, ranks: int, on_gpu: bool) -> Memory:
+    """Return what one of ``ranks`` ranks holds in training a `fake_model` on full blocks."""
+    keys = _keys(settings)
+    stage, sharded = zero_stage(settings), is_sharded(settings)
+    flat = settings.deepspeed is not None or sharded  # the optimizer works on a rank's part of the weights
+    parameters = {id(parameter): parameter for parameter in model.parameters()}
+    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    numbers = sum(parameter.numel() for parameter in trained)
+    gradient_bytes = sum(parameter.nbytes for parameter in trained)
+
+    held = _forward_and_backward(model, settings, on_gpu, frees_gradients=stage >= 2 or keys["fsdp"])
+    held["activations"] += _dequantised(model, settings)
+    held["weights"] = weights = weight_bytes(model, settings)
+    parts = ranks if flat else 1
+    optimizer = _optimizer_bytes(keys["optim"].value, numbers) // parts
+    step = {"weights": weights, "gradients": gradient_bytes, "optimizer": optimizer}
+    if settings.deepspeed is not None:
+        optimizer += 4 * numbers // ranks  # float32 copies of the weights
+        own = gradient_bytes // ranks
+        if stage >= 2:
+            held["gradients"] += own
+        held["gradients"] += _reduction_buffers(settings, config=model.config, size=trained[0].element_size())
+        # A rank's gradients as a list, flat, and flat in float32, at once; in stage 3 tensor by tensor.
+        step = {"weights": weights, "gradients": 2 * own + 4 * numbers // ranks, "optimizer": optimizer}
+    elif keys["fsdp"]:
+        own = gradient_bytes // ranks
+        held["gradients"] += own
+        step["gradients"] = own
+    elif ranks > 1:  # DistributedDataParallel's buckets
+        held["gradients"] += gradient_bytes
+        step["gradients"] += gradient_bytes
+    if sharded:
+        step["weights"] = weights // ranks
+        held["weights"] = weights // ranks + _gathered_bytes(settings, model)
+    held["optimizer"] = optimizer
+    if not flat and "fused" not in keys["optim"].value and keys["optim"].value == "adamw_torch":
+        step["temporary"] = 4 * numbers
+    if settings.ema_decay is not None:
+        held["moving average"] = step["moving average"] = 4 * numbers
+    return Memory(dict(held), step)
+
+
+def weight_bytes(model: Any, settings: TrainingSettings) -> int:
+    """Return the bytes of all weights, those that ``finetuning_type: qlora`` keeps in 4 bits counted as such."""
+    quantised = _quantised(model, settings)
+    # Half a byte, and a float32 scale for each 64 weights; or one byte for it, and a float32 for each 256 of those.
+    bits = 0.5 + (1 / 64 + 4 / (64 * 256) if settings.double_quantization else 4 / 64)
+    return sum(
+        int(parameter.numel() * bits) if id(parameter) in quantised else parameter.nbytes
+        for parameter in model.parameters()
+    )
+
+
+class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of every tensor that is alive, under the name of the part that was ``part`` when it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.part = "activations"
+        self.held: Counter[str] = Counter()
+        self.at_peak: Counter[str] = Counter()
+        self._alive: dict[int, tuple[Any, str, int]] = {}
+
+    def count(self, tensor: torch.Tensor, part: str | None = None) -> None:
+        """Count a tensor's storage once, or move it to another part."""
+        storage = tensor.untyped_storage()
+        key, size = id(storage), storage.nbytes()
+        if key in self._alive:
+            if part is None:
+                return
+            self._forget(key)
+        part = part or self.part
+        self._alive[key] = (weakref.ref(storage, lambda _: self._forget(key)), part, size)
+        self.held[part] += size
+        if self.held.total() > self.at_peak.total():
+            self.at_peak = self.held.copy()
+
+    def _forget(self, key: int) -> None:
+        _, part, size = self._alive.pop(key)
+        self.held[part] -= size
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masks = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool]
+        if function is torch.ops.aten.index.Tensor and masks:
+            # How many tokens are learned is not known without numbers: all are.
+            (mask,) = masks
+            row = torch.empty(mask.numel(), dtype=torch.long)
+            args = (args[0], [row] * mask.dim())
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.count(leaf)
+        return result
+
+
+def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, frees_gradients: bool) -> Counter[str]:
+    """Return the bytes at the peak of one batch, of the second where several are accumulated."""
+    keys = _keys(settings)
+    counted = _Count()
+    for parameter in model.parameters():
+        counted.count(parameter, "weights")
+    for buffer in model.buffers():
+        counted.count(buffer, "weights")
+    hooks = []
+
+    def note_gradient(parameter: Any) -> None:
+        counted.count(parameter.grad, "gradients")
+        if frees_gradients:
+            parameter.grad = None
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            hooks.append(parameter.register_post_accumulate_grad_hook(note_gradient))
+
+    def into(part: str) -> None:
+        counted.part = part
+
+    def enter_head(_: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        into("logits")
+        if inputs[0].requires_grad:
+            inputs[0].register_hook(lambda _: into("activations"))  # type: ignore[no-untyped-call]
+
+    hooks.append(model.get_output_embeddings().register_forward_pre_hook(enter_head))
+    if keys["activation_checkpointing"]:
+        model.activation_checkpointing_enable(keys["activation_checkpointing_kwargs"])
+    loss: Any = nullcontext()
+    if loss_obstacle(model) is None:
+        loss = ChunkedLoss(model, keys["label_smoothing_factor"], GPU_CHUNK if on_gpu else CPU_CHUNK)
+    forward = model
+    if settings.deepspeed is None and (settings.bf16 or settings.fp16):  # as accelerate wraps it
+        half = torch.bfloat16 if settings.bf16 else torch.float16
+        forward = convert_outputs_to_fp32(torch.autocast("cpu", half)(model.forward))
+    mode = next(model.parameters()).fake_mode
+    with mode, counted:
+        shape = (keys["per_device_train_batch_size"], settings.cutoff_len)
+        ids, positions = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
+        for _ in range(min(2, keys["gradient_accumulation_steps"])):
+            into("activations")
+            batch = {"input_ids": ids, "labels": ids, "position_ids": positions}
+            with loss:
+                outputs = forward(**batch, use_cache=False, num_items_in_batch=1)
+            loss_of_batch = outputs.loss
+            del outputs
+            loss_of_batch.backward()
+    for hook in hooks:
+        hook.remove()
+    model.zero_grad()
+    return counted.at_peak
+
+
+def _keys(settings: TrainingSettings) -> dict[str, Any]:
+    """Return the values of TrainingArguments' keys, which are no attributes that a type checker knows."""
+    return {name: getattr(settings, name) for name in type(settings).model_fields}
+
+
+def _quantised(model: Any, settings: TrainingSettings) -> dict[int, torch.Tensor]:
+    """Return by id the weights that bitsandbytes keeps in 4 bits: of every linear layer but the output layer."""
+    if settings.finetuning_type != "qlora":
+        return {}
+    head = model.get_output_embeddings()
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return {id(layer.weight): layer.weight for layer in layers if not layer.weight.requires_grad}
+
+
+def _dequantised(model: Any, settings: TrainingSettings) -> int:
+    """Return the bytes of the largest weight in 4 bits, as it stands in full for the moment in which it is used."""
+    return max((weight.nbytes for weight in _quantised(model, settings).values()), default=0)
+
+
+def _optimizer_bytes(name: str, numbers: int) -> int:
+    """Return the bytes of an optimizer's state for so many trained numbers; ``name`` is a value of the key optim."""
+    states = next((count for part, count in _STATES.items() if part in name), 2)
+    size = 1 if "8bit" in name else 0.5 if "4bit" in name else 4
+    return int(numbers * states * size)
+
+
+def _zero(settings: TrainingSettings) -> dict[str, Any]:
+    zero: dict[str, Any] = read_json_object(str(settings.deepspeed)).get("zero_optimization", {})
+    return zero
+
+
+def _reduction_buffers(settings: TrainingSettings, config: PreTrainedConfig, size: int) -> int:
+    """Return the bytes of the buckets in which DeepSpeed brings gradients together, of numbers of ``size`` bytes."""
+    zero = _zero(settings)
+    bucket = zero.get("reduce_bucket_size", 500_000_000)
+    if bucket == "auto":
+        bucket = config.get_text_config().hidden_size ** 2  # as transformers fills it in
+    buffers = 2 if zero.get("overlap_comm") else 1
+    return int(bucket) * buffers * size if zero.get("contiguous_gradients", True) else 0
+
+
+def _gathered_bytes(settings: TrainingSettings, model: Any) -> int:
+    """Return the bytes of the weights that a sharded model holds whole at a time."""
+    total = weight_bytes(model, settings)
+    if settings.deepspeed is not None:
+        live = _zero(settings).get("stage3_max_live_parameters", _LIVE)
+        size: int = next(model.parameters()).element_size()
+        return min(total, int(live) * size)
+    # FSDP2: the layer in use and the next one, and the vocabulary; in the type that they are computed in.
+    depth = model.config.get_text_config().num_hidden_layers
+    ends = {id(end.weight): end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings())}
+    vocabulary: int = sum(weight.nbytes for weight in ends.values())
+    gathered: int = vocabulary + 2 * (total - vocabulary) // depth
+    return gathered // 2 if settings.bf16 else gathered
