@@ -192,6 +192,17 @@ def test_files_of_another_cutoff_do_not_stay_behind(stage_1: Callable, sources: 
     assert written == set(read(tmp_path, "data_report.json")["files"])
 
 
+def test_a_recipe_without_continual_pretraining_has_empty_files_of_it(
+    stage_1: Callable, sources: Path, tmp_path: Path
+) -> None:
+    result = stage_1(sources, "cpt=null")
+    assert result.returncode == 0, result.stderr
+    for name in ("cpt_final", "cpt_test"):
+        assert read(tmp_path, f"tibetan_{name}.json") == []
+    assert read(tmp_path, "tibetan_sft_final.json")
+    assert "held-out cpt" not in result.stdout
+
+
 def test_anchors_stay_within_their_share(stage_1: Callable, sources: Path, tmp_path: Path) -> None:
     assert stage_1(sources).returncode == 0
     for name in ("tibetan_sft_final.json", "tibetan_sft_filtered_4k.json"):

@@ -26,7 +26,8 @@ STAGES: dict[str, type[Settings]] = {
     "weights": WeightsSettings,
     "inference": InferenceSettings,
 }
-RECIPES = sorted(path for path in CONFIGS.iterdir() if path.name not in ("languages", "deepspeed"))
+RECIPES = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("languages", "deepspeed"))
+WITH_STAGE_1 = [recipe for recipe in RECIPES if (recipe / "preprocess.yaml").is_file()]
 FILES = [path for recipe in RECIPES for path in sorted(recipe.glob("*.yaml"))]
 
 
@@ -40,23 +41,41 @@ def test_every_shipped_file_is_valid_and_opens_with_its_command(path: Path) -> N
     assert any(re.search(r"(python \d_|bash \d_|make )", line) for line in comments), "no command at the top"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+@pytest.mark.parametrize("recipe", WITH_STAGE_1, ids=lambda path: path.name)
 def test_stages_of_a_recipe_hand_over_to_each_other(recipe: Path) -> None:
     from langadapt.corpus.lengths import cutoff_suffix
 
     data = load_settings(PreprocessSettings, recipe / "preprocess.yaml")
-    cpt, sft = (load_training_settings(recipe / f"{stage}.yaml") for stage in ("cpt", "sft"))
+    sft = load_training_settings(recipe / "sft.yaml")
     evaluation = load_settings(EvaluationSettings, recipe / "evaluate.yaml")
     weights = load_settings(WeightsSettings, recipe / "weights.yaml")
     suffix = cutoff_suffix(data.cutoff_len)
-    assert cpt.dataset == f"{data.output_dir}/{data.name}_cpt_final.json"
     assert sft.dataset == f"{data.output_dir}/{data.name}_sft_filtered_{suffix}.json"
     assert evaluation.dataset_dir == data.output_dir
     assert evaluation.translation_file == f"{data.name}_sft_test_filtered_{suffix}.json"
     assert (data.cutoff_len, data.template) == (sft.cutoff_len, sft.template)
-    assert (cpt.model_name_or_path, cpt.output_dir) == (data.tokenizer, sft.model_name_or_path)
-    assert (weights.original, weights.cpt, weights.sft) == (cpt.model_name_or_path, cpt.output_dir, sft.output_dir)
+    assert (recipe / "cpt.yaml").is_file() == (data.cpt is not None)
+    if data.cpt is not None:
+        cpt = load_training_settings(recipe / "cpt.yaml")
+        assert cpt.dataset == f"{data.output_dir}/{data.name}_cpt_final.json"
+        assert (cpt.model_name_or_path, cpt.output_dir) == (data.tokenizer, sft.model_name_or_path)
+    else:
+        assert sft.model_name_or_path == data.tokenizer
+    assert (weights.original, weights.cpt, weights.sft) == (data.tokenizer, sft.model_name_or_path, sft.output_dir)
     assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == sft.output_dir
+
+
+def test_the_vocabulary_recipe_takes_stage_1_of_another_and_hands_over() -> None:
+    recipe = CONFIGS / "mongolian_vocabulary"
+    data = load_settings(PreprocessSettings, CONFIGS / "mongolian_qwen_lora" / "preprocess.yaml")
+    embeddings, cpt = (load_training_settings(recipe / f"{name}.yaml") for name in ("embeddings", "cpt"))
+    weights = load_settings(WeightsSettings, recipe / "weights.yaml")
+    assert embeddings.dataset == cpt.dataset == f"{data.output_dir}/{data.name}_cpt_final.json"
+    assert (embeddings.model_name_or_path, cpt.model_name_or_path) == (data.tokenizer, embeddings.output_dir)
+    assert weights.original == f"{embeddings.output_dir}/extended_base"
+    assert (weights.cpt, weights.sft) == (embeddings.output_dir, cpt.output_dir)
+    assert load_settings(EvaluationSettings, recipe / "evaluate.yaml").dataset_dir == data.output_dir
+    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == cpt.output_dir
 
 
 def test_the_default_recipe_is_the_published_one() -> None:

@@ -69,7 +69,7 @@ def write_dataset(
             cut[f"{kind}_{filtered}"] = cut_to_share(fitting, shares)
             files |= spool.write(folder / f"{settings.name}_{kind}_{filtered}.json", _shuffled(fitting, settings.seed))
         for name, file in files.items():
-            if kind in name and "test" not in name and not file["records"]:
+            if pools and kind in name and "test" not in name and not file["records"]:
                 raise UserError(
                     f"no record is left for {name}. See `cutoff_len`={settings.cutoff_len}, the max_share of the parts "
                     "and what the filters dropped."

@@ -60,7 +60,7 @@ class Draw:
         self.sft_test = self._hold_out(sft, size.sft, size.max_share)
         self.report: dict[str, Report] = {}
         self.held_out_report = {
-            "cpt": {"wanted": size.cpt, "held out": len(self.cpt_test)},
+            "cpt": {"wanted": size.cpt if cpt else 0, "held out": len(self.cpt_test)},
             "sft": {"wanted": size.sft, "held out": len(self.sft_test)},
         }
         self._index.settle()

@@ -48,11 +48,13 @@ class Pool:
 
 
 def cpt_pools(settings: PreprocessSettings, collections: Sequence[Collection]) -> list[Pool]:
-    """Return one pool for each part of the pretraining mixture, in the order of the YAML.
+    """Return one pool for each part of the pretraining mixture, in the order of the YAML; none for a recipe without.
 
     Of texts that are one, the mixture has the first, in a source of text pairs if there is one. Texts are held out in
     the language being taught only, unless the mixture has none in it.
     """
+    if settings.cpt is None:
+        return []
     by_name = {collection.name: collection for collection in collections}
     codes = [part.language or settings.language for part in settings.cpt.parts]
     sources = [by_name[part.source] for part in settings.cpt.parts]
@@ -101,7 +103,7 @@ def sft_pools(
 
 def check_not_empty(cpt: Sequence[Pool], sft: Sequence[Pool]) -> None:
     """Raise `UserError` when nothing at all can be drawn for continual pretraining or for fine-tuning."""
-    if not any(pool.size for pool in cpt):
+    if cpt and not any(pool.size for pool in cpt):
         raise UserError("no text for continual pretraining: every line of the sources was dropped. See `sources`.")
     if not any(pool.size for pool in sft):
         raise UserError(f"no record for fine-tuning in any of: {', '.join(pool.name for pool in sft)}. See `sft`.")

@@ -79,7 +79,6 @@ def new_qwen2(
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
     )
     return Qwen2ForCausalLM(config)
 
@@ -105,7 +104,8 @@ def new_config(config: Mapping[str, Any] | str | Path, tokenizer: PreTrainedToke
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        # Padding begins as a row of zeros, which the end of text must not: its gradient is a thousand times too large.
+        "pad_token_id": None if tokenizer.pad_token_id == tokenizer.eos_token_id else tokenizer.pad_token_id,
     }
     kind = keys.pop("model_type", None)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:

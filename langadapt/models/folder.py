@@ -13,7 +13,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
-WAY_OUT = "Check the path, or download the model: python 1_preprocess.py --download."
+WAY_OUT = "Check the path, or download the model: python 1_preprocess.py --config RECIPE/preprocess.yaml --download."
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -41,7 +41,9 @@ def find_tokenizer(name: str) -> str:
     if is_adapter(path) and not (path / "tokenizer.json").is_file():
         return find_tokenizer(adapter_base(path))
     if not path.exists():
-        _require_hub_name(name, " Or download the model: python 1_preprocess.py --download.")
+        _require_hub_name(
+            name, " Or download the model: python 1_preprocess.py --config RECIPE/preprocess.yaml --download."
+        )
     elif not (path / "tokenizer.json").is_file():
         raise UserError(f"{name}: no tokenizer in it, tokenizer.json is missing. Copy it from the model's origin.")
     return name

@@ -68,7 +68,9 @@ class PreprocessSettings(Settings):
         description="test sets from elsewhere, kept out of training: files below data_dir, text with one sentence a "
         "line or any records (.json, .jsonl, .csv, .tsv, .parquet), whose texts all count",
     )
-    cpt: Mixture[TextPart] = Field(description="the texts of continual pretraining")
+    cpt: Mixture[TextPart] | None = Field(
+        description="the texts of continual pretraining; null: none, and its files are empty"
+    )
     sft: Mixture[RecordPart] = Field(description="the records of fine-tuning")
     split_long_pairs: bool = Field(
         True, description="cut text pairs longer than cutoff_len into aligned segments where that can be done surely"
@@ -111,7 +113,7 @@ class PreprocessSettings(Settings):
 
     def _problems_of_cpt(self) -> Iterator[str]:
         seen: set[tuple[str, str]] = set()
-        for index, part in enumerate(self.cpt.parts):
+        for index, part in enumerate(self.cpt.parts if self.cpt else ()):
             code = part.language or self.language
             if (part.source, code) in seen:
                 yield f"cpt.parts.{index} names {part.source!r} in {code!r} once more; see `repeats`"

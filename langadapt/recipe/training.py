@@ -41,7 +41,9 @@ _LIMITS: dict[str, dict[str, float]] = {
 
 
 Packing = Literal["isolated", "joined", "none"]
-Attention = Literal["auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"]
+Attention = Literal[
+    "auto", "eager", "sdpa", "sdpa_by_document", "flex_attention", "flash_attention_2", "flash_attention_3"
+]
 
 
 class TrainingSettings(MethodSettings):
@@ -90,11 +92,15 @@ class TrainingSettings(MethodSettings):
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON (ZeRO stage 0 to 3), or null for none")
     fsdp: bool = Field(False, description="spread weights, gradients and optimizer over the ranks with FSDP2")
     attn_implementation: Attention = Field(
-        "auto", description="auto: FlashAttention 2 where it runs and is installed, else torch's own (sdpa)"
+        "auto",
+        description="auto: FlashAttention 2 where it runs and is installed, else torch's own, one document at a time",
     )
-    bf16: bool = Field(False, description="bfloat16 arithmetic with float32 master weights; the model is saved as bf16")
+    bf16: bool = Field(False, description="bfloat16 arithmetic with float32 master weights")
     fp16: bool = Field(False, description="float16 arithmetic, for GPUs without bfloat16")
     use_cpu: bool = Field(False, description="train on the CPU; set where no GPU is visible")
+    export_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="type of the finished model's weights; auto: bfloat16 with bf16, else float32"
+    )
     report_to: str | list[str] = Field("tensorboard", description="trackers to write to as well; none for none")
     logging_steps: float = Field(10, description="optimizer steps a log line", gt=0)
 
@@ -122,6 +128,12 @@ class TrainingSettings(MethodSettings):
         if self.deepspeed is not None and self.fsdp:
             raise ValueError("deepspeed and fsdp both spread the model over the ranks; choose one")
         return self
+
+    @property
+    def saved_dtype(self) -> str:
+        """The type of the finished model's weights, as torch names it."""
+        chosen = "bfloat16" if self.bf16 else "float32"
+        return chosen if self.export_dtype == "auto" else self.export_dtype
 
     def trainer_keys(self) -> dict[str, Any]:
         """Return the values for TrainingArguments: the keys that were set, and the defaults that are ours."""

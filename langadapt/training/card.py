@@ -15,6 +15,7 @@ from langadapt.training.checkpoints import Run
 from langadapt.training.data import Tokens
 from langadapt.training.packing import describe
 from langadapt.training.progress import LOG_FILE, read_log
+from langadapt.training.saving import RUN_FILE
 from langadapt.training.vocabulary import VOCABULARY_FILE
 
 _STAGES = {"pt": "continual pretraining", "sft": "supervised fine-tuning"}
@@ -85,9 +86,11 @@ def _origin(settings: TrainingSettings) -> dict[str, Any]:
     base = settings.model_name_or_path
     if base is not None and not Path(base).exists():
         found["base_model"] = base
-    elif base is not None and (Path(base) / "README.md").is_file():
+    elif base is not None and (Path(base) / RUN_FILE).is_file() and (Path(base) / "README.md").is_file():
+        # Of a model that an earlier stage made: what that stage began with. The card of any other folder names what
+        # its makers began with.
         earlier = ModelCard.load(Path(base) / "README.md", ignore_metadata_errors=True).data.get("base_model")
-        if earlier:  # the hub model that an earlier stage began with
+        if earlier:
             found["base_model"] = earlier
     try:
         language = read_json_object(Path(settings.dataset).with_name("data_report.json"))["settings"]["language"]
@@ -121,6 +124,6 @@ def _limits(settings: TrainingSettings) -> list[str]:
         limits.append("It continues text; it was not taught to follow instructions here.")
     if settings.finetuning_type == "qlora":
         limits.append("The adapter learned on weights rounded to 4 bits; in this model it meets the unrounded ones.")
-    if settings.bf16:
+    if settings.saved_dtype == "bfloat16":
         limits.append("The weights are rounded to bfloat16, which loses changes smaller than 1/256 of a weight.")
     return limits

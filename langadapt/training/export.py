@@ -12,6 +12,7 @@ import yaml
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from langadapt.errors import UserError
 from langadapt.files import atomic_path, staged_folder, write_json, write_text
 from langadapt.models.adapters import merge_adapter
 from langadapt.recipe.training import TrainingSettings
@@ -38,8 +39,9 @@ def export_model(
     An adapter goes into the folder `ADAPTER_FOLDER` there, and the model is its base, opened anew without quantisation,
     with the adapter merged in.
 
-    Trained in bf16, the model is saved as bf16: half the size, at the cost of changes to a weight that are smaller than
-    1/256 of it; the float32 master weights stay in the last checkpoint. Else it is saved as float32.
+    Trained in bf16, the model is saved as bf16 unless ``export_dtype`` says otherwise: half the size, at the cost of
+    changes to a weight that are smaller than 1/256 of it. Else it is saved as float32. Raises `UserError` when a weight
+    is no finite number.
 
     config.json comes last: a folder without it is no model.
     """
@@ -53,8 +55,13 @@ def export_model(
             write_text(folder / ADAPTER_FOLDER / "README.md", adapter_card)
         if settings.adapter_archive:
             _pack(folder / ADAPTER_FOLDER, folder / ARCHIVE)
-        dtype = torch.bfloat16 if settings.bf16 else torch.float32
-        for parameter in model.parameters():
+        dtype = getattr(torch, settings.saved_dtype)
+        for name, parameter in model.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise UserError(
+                    f"{name} holds numbers that are not finite: training diverged in its last steps. Go on from an "
+                    f"earlier checkpoint in {settings.output_dir} with a lower learning_rate."
+                )
             # DeepSpeed's parameters are views of one flat buffer, which safetensors takes for tied weights.
             parameter.data = parameter.data.to("cpu", dtype, copy=True)
         model.save_pretrained(folder)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from langadapt.errors import UserError
-from langadapt.models import load_tokenizer
+from langadapt.models import find_model, load_tokenizer
 from langadapt.models.building import new_config
 from langadapt.recipe.training import TrainingSettings, load_training_settings
 from langadapt.training.costs import peak_of_gpu
@@ -139,6 +139,8 @@ def base_config(settings: TrainingSettings) -> PreTrainedConfig:
     if settings.model is not None:
         return new_config(settings.model.config, load_tokenizer(settings.tokenizer_source))
     name = str(settings.model_name_or_path)
+    if not Path(name).exists():
+        find_model(name)  # raises for what is no name of a model on the hub either
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
         if settings.vocabulary is not None:

@@ -11,6 +11,7 @@ import torch
 from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.attention import BY_DOCUMENT
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,13 @@ def choose_kernels(settings: TrainingSettings) -> Kernels:
     """Return the kernels of a recipe that run on this machine."""
     on_gpu = torch.cuda.is_available() and not settings.use_cpu
     asked = settings.model_dump(include={"torch_compile", "use_liger_kernel"})
-    attention, missing = settings.attn_implementation, []
+    attention: str = settings.attn_implementation
+    missing: list[str] = []
     if attention == "auto":
         half = settings.bf16 or settings.fp16
-        attention = "flash_attention_2" if on_gpu and half and is_flash_attn_2_available() else "sdpa"
+        flash = on_gpu and half and is_flash_attn_2_available()
+        # Compiled code would be compiled anew for every number of documents.
+        attention = "flash_attention_2" if flash else "sdpa" if asked["torch_compile"] else BY_DOCUMENT
     elif reason := next(_attention_lacks(attention, settings, on_gpu), None):
         missing.append(f"attn_implementation: {attention} {reason}; using sdpa")
         attention = "sdpa"

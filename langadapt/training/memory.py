@@ -22,17 +22,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from langadapt.files import read_json_object
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.attention import BY_DOCUMENT, attend_within, can_attend_by_document
 from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
 from langadapt.training.methods import adapt_model, weight_types
 from langadapt.training.sharding import is_sharded, zero_stage
 
 # Stands in for flash attention, which keeps the same tensors and needs a GPU: sdpa without a mask.
 _UNMASKED = "sdpa_without_mask"
-AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
+AttentionInterface.register(_UNMASKED, lambda *arguments, **_: (_whole_rows(*arguments), None))
 AttentionMaskInterface.register(_UNMASKED, lambda *_, **__: None)
 
 # Numbers that an optimizer keeps for each weight; the others, as Adam, two.
@@ -53,6 +53,11 @@ class Memory:
         return max(sum(self.forward_and_backward.values()), sum(self.optimizer_step.values()))
 
 
+def _whole_rows(module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any) -> torch.Tensor:
+    """Attend as `BY_DOCUMENT` does where every row is one document: fake tensors cannot say where others begin."""
+    return attend_within([query.shape[2]] * len(query), query, key, value)
+
+
 def fake_model(settings: TrainingSettings, config: PreTrainedConfig, attention: str = "sdpa") -> Any:
     """Return the model of ``settings`` as it is trained, of fake tensors: it takes no memory and holds no weights.
 
@@ -64,7 +69,8 @@ def fake_model(settings: TrainingSettings, config: PreTrainedConfig, attention: 
         model.name_or_path = settings.base_name
         # Documents that share a row are kept apart by a dense mask, and so is the padding of shorter rows.
         alone = settings.packing != "isolated" and _keys(settings)["per_device_train_batch_size"] == 1
-        masked = not alone and not attention.startswith(("flash", "flex"))
+        by_document = attention == BY_DOCUMENT and can_attend_by_document(model)
+        masked = not alone and not by_document and not attention.startswith(("flash", "flex"))
         model.set_attn_implementation("eager" if attention == "eager" else "sdpa" if masked else _UNMASKED)
         model = adapt_model(model, settings)
         if settings.deepspeed and settings.fp16:

@@ -23,6 +23,7 @@ from langadapt.models.building import new_model
 from langadapt.models.folder import is_adapter
 from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.attention import BY_DOCUMENT, can_attend_by_document
 from langadapt.training.costs import size_of
 from langadapt.training.vocabulary import VOCABULARY_FILE
 
@@ -60,7 +61,11 @@ def prepare_model(
     """
     trained, frozen = weight_types(settings)
     model = _open(settings, tokenizer, trained, frozen, device)
+    if attention == BY_DOCUMENT and not can_attend_by_document(model):
+        attention = "sdpa"
     model.set_attn_implementation(attention)
+    # torch leaves the row of padding without a gradient; here padding is never seen, and often the end of text as well.
+    model.get_input_embeddings().padding_idx = None
     if settings.stage == "sft":
         model.generation_config.eos_token_id = stop_token_ids(tokenizer, model.generation_config, chat=True)
     return adapt_model(model, settings)

@@ -289,4 +289,6 @@ class _StopTogether(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_log = True  # the last steps too, where logging_steps does not divide them
         self.trainer.stop_if_asked()

@@ -1,0 +1,142 @@
+"""Recipes run end to end with the override sets of docs/RECIPES.md, on real text where it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from langadapt.files import read_json_array
+from langadapt.files.records import Record
+from langadapt.recipe.training import load_training_settings
+
+DATA = REPOSITORY.parent / "shared" / "data"
+needs_text = pytest.mark.skipif(not DATA.is_dir(), reason="needs the text of ../shared")
+
+
+def run_laptop_set(recipe: str, data: Path, base: Path, out: Path, wanted: str) -> str:
+    """Run those of a recipe's documented commands that match ``wanted``, in order; return what they printed."""
+    page = (REPOSITORY / "docs" / "RECIPES.md").read_text(encoding="utf-8")
+    section = page.split(f"\n## {recipe}\n")[1].split("\n## ")[0]
+    block = section.partition("### On a laptop\n\n```bash\n")[2].partition("```")[0].replace("\\\n", "")
+    here = {"DATA": data, "BASE": base, "OUT": out, "STEPS": 3}
+    script = []
+    for line in block.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.isupper():
+            script.append(f"{name}={here.get(name, value)}")
+        elif re.search(wanted, line):
+            script.append(line)
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(script)],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def texts_of(records: list[Record]) -> set[str]:
+    return {record[key] for record in records for key in ("text", "source_text", "output") if key in record}
+
+
+def assert_nothing_held_out_is_trained_on(folder: Path) -> None:
+    train, test = (
+        texts_of([record for path in folder.glob(f"*_{kind}.json") for record in read_json_array(path)])
+        for kind in ("final", "test")
+    )
+    assert train
+    assert test
+    assert train.isdisjoint(test)
+
+
+def assert_archive_holds_the_adapter(trained: Path, base: Path, folder: Path) -> None:
+    """PEFT opens the archive, and merging it into the base gives the finished model."""
+    with zipfile.ZipFile(trained / "adapter.zip") as archive:
+        archive.extractall(folder)
+    model, finished = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (base, trained))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    adapted = PeftModel.from_pretrained(model, folder / "adapter")
+    assert adapted.peft_config["default"].r == 16
+    merged = adapted.merge_and_unload().state_dict()
+    found = finished.state_dict()
+    assert all(torch.equal(weight, merged[name]) for name, weight in found.items())
+    assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], before["model.layers.0.mlp.up_proj.weight"])
+
+
+@needs_text
+@pytest.mark.slow
+def test_mongolian_qwen_lora_and_mongolian_vocabulary(tmp_path: Path, tiny_model: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    pairs = [json.loads(line) for line in (DATA / "en_mn.jsonl").read_text(encoding="utf-8").splitlines()[150:2000]]
+    rows = [json.dumps({"src": pair["mn"], "tgt": pair["en"]}, ensure_ascii=False) for pair in pairs]
+    (data / "mn-en-parallel.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (data / "mn_mono.jsonl").symlink_to(DATA / "mn_mono.jsonl")
+    for name in ("extracted_input_output.json", "qwen_training_data.json"):
+        (data / name).symlink_to(DATA / "upstream_layouts" / "mongolian_capstone" / name)
+    out = tmp_path / "out"
+    said = run_laptop_set("mongolian_qwen_lora", data, tiny_model, out, r"[123]_")
+    assert len(re.findall(r"trainable parameters: [\d,]+ of [\d,]+ \(", said)) == 2
+    assert_nothing_held_out_is_trained_on(out / "data")
+    assert_archive_holds_the_adapter(out / "sft", out / "cpt", tmp_path)
+    for chart in ("data/data_flow.png", "cpt/loss_curve.png", "sft/loss_curve.png"):
+        assert (out / chart).is_file()
+
+    said = run_laptop_set("mongolian_vocabulary", out / "data", tiny_model, out / "vocabulary", r"2_|4_.* cpt")
+    fertility = re.search(r"before: ([\d.]+) tokens.*\n.*after: ([\d.]+) tokens", said)
+    assert fertility
+    assert float(fertility[2]) < float(fertility[1]) / 2
+    record = json.loads((out / "vocabulary" / "embeddings" / "extended_base" / "vocabulary.json").read_text())
+    trained, total = re.findall(r"trainable parameters: ([\d,]+) of ([\d,]+) \(", said)[0]
+    assert int(trained.replace(",", "")) == (record["rows"] - record["old_size"]) * 32 < int(total.replace(",", ""))
+    base, embeddings = (
+        AutoModelForCausalLM.from_pretrained(out / "vocabulary" / "embeddings" / name).get_input_embeddings().weight
+        for name in ("extended_base", ".")
+    )
+    old = record["old_size"]
+    assert torch.equal(base[:old], embeddings[:old])
+    assert not torch.equal(base[old:], embeddings[old:])
+
+
+@needs_text
+@pytest.mark.slow
+def test_classical_chinese_qwen3_4b_qlora(tmp_path: Path, tiny_model: Path) -> None:
+    out = tmp_path / "out"
+    said = run_laptop_set("classical_chinese_qwen3_4b_qlora", DATA / "adl_hw3", tiny_model, out, r"[13]_|4_.* sft")
+    steps = [int(number) for number in re.findall(r"^\[(\d)/6\]", said, re.MULTILINE)]
+    assert list(dict.fromkeys(steps)) == [1, 2, 3, 4, 5, 6]
+    assert re.search(r"trainable parameters: [\d,]+ of [\d,]+ \(", said)
+    assert_nothing_held_out_is_trained_on(out / "data")
+    assert_archive_holds_the_adapter(out / "sft", tiny_model, tmp_path)
+    predictions = (out / "evaluation" / "sft_predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["direction"] for line in predictions} == {"zh_hant-lzh", "lzh-zh_hant"}
+    for chart in ("data/data_flow.png", "sft/loss_curve.png", "evaluation/translation_metrics_comparison.png"):
+        assert (out / chart).is_file()
+
+
+def test_the_classical_chinese_recipe_has_the_published_hyperparameters() -> None:
+    settings = load_training_settings(REPOSITORY / "configs" / "classical_chinese_qwen3_4b_qlora" / "sft.yaml")
+    assert (settings.finetuning_type, settings.quantization_type) == ("qlora", "nf4")
+    assert settings.double_quantization
+    assert (settings.lora_rank, settings.lora_alpha, settings.lora_dropout) == (16, 32, 0.05)
+    assert set(settings.lora_target) == {f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")}
+    assert (settings.per_device_train_batch_size, settings.gradient_accumulation_steps) == (4, 4)
+    assert (settings.learning_rate, settings.lr_scheduler_type, settings.warmup_steps) == (2e-4, "cosine", 100)
+    assert (settings.num_train_epochs, settings.cutoff_len, settings.bf16) == (3, 512, True)
+    assert settings.optim == "paged_adamw_8bit"
+    assert settings.adapter_archive
