@@ -86,6 +86,7 @@ def test_the_default_recipe_is_the_published_one() -> None:
         assert (settings.learning_rate, settings.cutoff_len, settings.num_train_epochs) == (rate, cutoff, epochs)
         assert settings.bf16
         assert settings.lr_scheduler_type == "cosine"
+    assert (cpt.packing, sft.packing) == ("isolated", "none")
     data = load_settings(PreprocessSettings, recipe / "preprocess.yaml")
     counts = Counter()
     for part in data.sft.parts:
