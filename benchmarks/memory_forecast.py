@@ -87,6 +87,8 @@ def measure(recipe: str, overrides: list[str]) -> int:
     train(recipe, [*overrides, f"model_name_or_path={Path(recipe).parent / 'small'}", "per_device_train_batch_size=1"])
     gc.collect()
     before = _resident()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
     train(recipe, overrides)
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
@@ -100,6 +102,7 @@ def train(recipe: str, overrides: list[str]) -> None:
     from langadapt.models import load_tokenizer
     from langadapt.recipe.training import load_training_settings
     from langadapt.training.data import prepare_tokens
+    from langadapt.training.kernels import choose_kernels
     from langadapt.training.methods import prepare_model
     from langadapt.training.packing import Blocks, Collator
     from langadapt.training.trainer import AdaptationTrainer, training_arguments
@@ -107,13 +110,14 @@ def train(recipe: str, overrides: list[str]) -> None:
     settings = load_training_settings(recipe, overrides)
     tokenizer = load_tokenizer(settings.tokenizer_source)
     arguments = training_arguments(settings, use_cpu=not torch.cuda.is_available())
+    kernels = choose_kernels(settings)
     tokens = prepare_tokens(settings.dataset, settings, tokenizer, Path(settings.output_dir) / settings.packing)
     AdaptationTrainer(
         run={"settings": settings.resolved()},
-        model=prepare_model(settings, tokenizer, arguments.device),
+        model=prepare_model(settings, tokenizer, arguments.device, kernels.attention),
         args=arguments,
         train_dataset=Blocks(tokens, settings.packing),
-        data_collator=Collator(0),
+        data_collator=Collator(0, kernels.wants_flat_batches),
     ).train()
 
 
@@ -127,10 +131,12 @@ def forecast(recipe: str, overrides: list[str]) -> Any:
     from transformers import AutoConfig
 
     from langadapt.recipe.training import load_training_settings
+    from langadapt.training.kernels import choose_kernels
     from langadapt.training.memory import fake_model, forecast_memory
 
     settings = load_training_settings(recipe, overrides)
-    model = fake_model(settings, AutoConfig.from_pretrained(str(settings.model_name_or_path)))
+    base = AutoConfig.from_pretrained(str(settings.model_name_or_path))
+    model = fake_model(settings, base, choose_kernels(settings).attention)
     return forecast_memory(settings, model, ranks=1, on_gpu=torch.cuda.is_available())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from langadapt.recipe.training import load_training_settings
 from langadapt.training import __main__ as stage
 from langadapt.training import launch
 from langadapt.training.progress import read_log
+from langadapt.training.stopping import STOP_SIGNALS
 
 TEXTS = [*TIBETAN, *CHINESE, *ENGLISH]
 
@@ -63,7 +65,12 @@ def launch_here(config: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str) 
     for variable in ("DS_ACCELERATOR", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"):
         monkeypatch.setenv(variable, os.environ.get(variable, "1"))
     monkeypatch.setattr(sys, "argv", ["langadapt.training.launch", str(config), *overrides])
-    launch.main()
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        launch.main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def losses(output: Path) -> list[tuple[int, float]]:

@@ -251,7 +251,7 @@ def test_translate_asks_in_the_words_of_training(session: Session, capsys: pytes
         assert out(capsys) == answer + "\n"
 
 
-@pytest.mark.parametrize("recipe", sorted(path.parent for path in REPOSITORY.glob("configs/*/inference.yaml")))
+@pytest.mark.parametrize("recipe", sorted(path.parent for path in REPOSITORY.glob("configs/*/preprocess.yaml")))
 def test_the_recipes_translate_in_the_words_of_their_training_data(recipe: Path) -> None:
     inference = load_settings(InferenceSettings, recipe / "inference.yaml")
     preprocess = load_settings(PreprocessSettings, recipe / "preprocess.yaml")

@@ -9,8 +9,9 @@ import torch
 from runs import losses, recipe, train
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from langadapt.errors import UserError
 from langadapt.models.folder import SINGLE
-from langadapt.training.attention import BY_DOCUMENT, can_attend_by_document
+from langadapt.training.attention import BY_DOCUMENT, can_attend_by_document, set_attention
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
 SIZES |= {"intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -40,6 +41,35 @@ def test_it_is_that_of_the_mask_in_value_and_gradient(kind: str) -> None:
     assert found[BY_DOCUMENT][0] == pytest.approx(found["eager"][0], rel=1e-6)
     for name, gradient in found["eager"][1].items():
         assert torch.allclose(found[BY_DOCUMENT][1][name], gradient, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "isolated", "said"),
+    [
+        ("falcon", True, r"a falcon model, in which the documents of a block see each other\. Set packing: none"),
+        ("qwen3_next", True, "see each other"),
+        ("falcon", False, None),
+        ("bloom", False, "takes no positions"),
+    ],
+)
+def test_models_in_which_documents_see_each_other_are_refused(kind: str, isolated: bool, said: str | None) -> None:
+    model = model_of(kind)
+    if said is None:
+        set_attention(model, BY_DOCUMENT, isolated)
+        return
+    with pytest.raises(UserError, match=said):
+        set_attention(model, BY_DOCUMENT, isolated)
+
+
+@pytest.mark.parametrize(
+    ("kind", "used"),
+    # The mask of OPT knows nothing of positions; GPT-BigCode's attention is told none; Gemma 2 caps its scores.
+    [("opt", BY_DOCUMENT), ("gpt_bigcode", "sdpa"), ("gemma2", "eager")],
+)
+def test_a_model_that_cannot_have_it_gets_what_it_can(kind: str, used: str) -> None:
+    model = model_of(kind, **({"word_embed_proj_dim": 32, "ffn_dim": 64} if kind == "opt" else {}))
+    set_attention(model, BY_DOCUMENT, isolated=kind == "opt")
+    assert model.config._attn_implementation == used
 
 
 def test_models_whose_attention_is_another_keep_theirs() -> None:

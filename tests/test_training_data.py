@@ -7,6 +7,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,13 +36,19 @@ def settings_for(stage: str, model: Path, data: Path, cutoff: int, packing: str 
 
 
 def tokens_of(
-    stage: str, model: Path, folder: Path, records: list[dict[str, str]], cutoff: int = 100, template: str = CHATML
+    stage: str,
+    model: Path,
+    folder: Path,
+    records: list[dict[str, Any]],
+    cutoff: int = 100,
+    template: str = CHATML,
+    folder_name: str = "tokens",
 ) -> Tokens:
     data, tokenizer = folder / "data.json", load_tokenizer(str(model))
     tokenizer.chat_template = template
     write_json_array(data, records)
     settings = settings_for(stage, model, data, cutoff)
-    return prepare_tokens(str(data), settings, tokenizer, folder / "tokens")
+    return prepare_tokens(str(data), settings, tokenizer, folder / folder_name)
 
 
 def question(answer: str) -> dict[str, str]:
@@ -97,13 +104,44 @@ def test_padding_is_not_learned_and_not_counted(tiny_model: Path, tmp_path: Path
 def test_a_record_longer_than_the_cutoff_is_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
     tokens = tokens_of("sft", tiny_model, tmp_path, [question("short"), question("long " * 200)])
     assert (tokens.counts.records, tokens.counts.too_long) == (1, 1)
-    assert "1 records are longer than cutoff_len=100 and were left out" in list(describe(tokens, 100, "none"))
+    assert "1 record longer than cutoff_len=100 left out" in list(describe(tokens, 100, "none"))
 
 
 def test_nothing_to_learn_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no token is left to learn from"):
         tokens_of("sft", tiny_model, tmp_path, [question("long " * 200)])
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
+def test_a_file_without_records_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the file holds no records"):
+        tokens_of("pt", tiny_model, tmp_path, [])
+
+
+@pytest.mark.parametrize(
+    ("stage", "record", "looks_like"), [("pt", question("y"), "sft"), ("sft", {"text": "y"}, "pt")]
+)
+def test_a_file_of_the_other_stage_is_named_as_such(
+    tiny_model: Path, tmp_path: Path, stage: str, record: dict[str, str], looks_like: str
+) -> None:
+    with pytest.raises(UserError, match=f"record 1: .* looks like a file for stage: {looks_like}; check `stage` and"):
+        tokens_of(stage, tiny_model, tmp_path, [record])
+
+
+@pytest.mark.parametrize(
+    "before", [{"system": {"a": 1}}, {"history": "x"}, {"history": ["ab"]}, {"history": [["x", None]]}], ids=str
+)
+def test_a_turn_before_the_question_that_is_no_text_is_named(
+    tiny_model: Path, tmp_path: Path, before: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=f"record 2: expected .* in `{next(iter(before))}`, but it is"):
+        tokens_of("sft", tiny_model, tmp_path, [question("y"), {**question("y"), **before}])
+
+
+def test_turns_before_the_question_may_be_null(tiny_model: Path, tmp_path: Path) -> None:
+    plain = tokens_of("sft", tiny_model, tmp_path, [question("y")], folder_name="plain")
+    null = tokens_of("sft", tiny_model, tmp_path, [{**question("y"), "system": None, "history": None}])
+    assert np.array_equal(null.ids, plain.ids)
 
 
 @pytest.mark.parametrize(("stage", "field"), [("pt", "text"), ("sft", "instruction")])

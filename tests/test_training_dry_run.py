@@ -10,19 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from runs import launch_here, recipe, train
 from transformers import AutoConfig, Qwen2ForCausalLM
 
 from langadapt.errors import UserError
+from langadapt.files import write_json_array
 from langadapt.models import load_model, load_tokenizer
 from langadapt.recipe.training import load_training_settings
 from langadapt.training import launch
+from langadapt.training.attention import BY_DOCUMENT
 from langadapt.training.data import prepare_tokens
-from langadapt.training.dry_run import length_of
+from langadapt.training.dry_run import _say_disk, length_of
+from langadapt.training.fitting import GIB, reserve
+from langadapt.training.kernels import choose_kernels
 from langadapt.training.loss import ChunkedLoss
 from langadapt.training.memory import Memory, fake_model, forecast_memory, weight_bytes
 from langadapt.training.methods import prepare_model
 from langadapt.training.progress import read_log
+from langadapt.training.vocabulary import extend_vocabulary
 
 ROWS, BLOCK = 2, 64
 MODULE = "langadapt.training.launch"
@@ -36,7 +42,8 @@ def config(tiny_model: Path, data: Path, tmp_path: Path) -> Path:
 def forecast(config: Path, *overrides: str, ranks: int = 1, layers: int = 2) -> Memory:
     settings = load_training_settings(config, overrides)
     base = deepened(Path(str(settings.model_name_or_path)), layers)
-    return forecast_memory(settings, fake_model(settings, base), ranks, on_gpu=False)
+    model = fake_model(settings, base, choose_kernels(settings).attention)
+    return forecast_memory(settings, model, ranks, on_gpu=False)
 
 
 def deepened(model_folder: Path, layers: int) -> Any:
@@ -55,6 +62,9 @@ def test_what_the_parameters_take_is_as_computed_by_hand(config: Path, tiny_mode
     assert forecast(config, "bf16=true").optimizer_step == plain  # float32 weights, cast as they are used
     assert forecast(config, "optim=sgd").optimizer_step == plain | {"optimizer": 0}
     assert forecast(config, "ema_decay=0.99").optimizer_step == plain | {"moving average": 4 * numbers}
+    table = AutoConfig.from_pretrained(tiny_model)
+    kept = table.vocab_size * table.hidden_size  # transformers keeps the embeddings' states in 32 bits
+    assert forecast(config, "optim=adamw_8bit").optimizer_step["optimizer"] == 2 * (numbers - kept) + 8 * kept
     two = forecast(config, ranks=2).optimizer_step
     assert two == plain | {"gradients": 8 * numbers}  # the ranks bring theirs together in buckets
 
@@ -78,6 +88,7 @@ def test_zero_spreads_what_it_says_over_the_ranks(config: Path, tiny_model: Path
 def saved_for_backward(layers: int, tiny_model: Path, bf16: bool) -> int:
     """The bytes that a real step of the real model keeps for its backward pass, but for its weights."""
     model = Qwen2ForCausalLM(deepened(tiny_model, layers)).train()
+    model.set_attn_implementation(BY_DOCUMENT)
     kept: dict[int, int] = {}
     tensors = []  # alive, or another would get its address
 
@@ -87,7 +98,7 @@ def saved_for_backward(layers: int, tiny_model: Path, bf16: bool) -> int:
         return tensor
 
     ids = torch.zeros(ROWS, BLOCK, dtype=torch.long)
-    positions = (torch.arange(BLOCK) % 20).repeat(ROWS, 1)  # several documents: a dense mask
+    positions = (torch.arange(BLOCK) % 20).repeat(ROWS, 1)  # several documents
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast, ChunkedLoss(model):
         model(input_ids=ids, labels=ids, position_ids=positions, use_cache=False, num_items_in_batch=1)
@@ -163,6 +174,7 @@ def test_a_dry_run_describes_the_run_and_makes_no_model(
     assert "steps     20, " in said
     assert "2 x 1 accumulated x 1 rank = 2 blocks" in said
     assert "max_steps=20" in said
+    assert "start     at the beginning" in said
     assert "fits into" in said
     output = config.with_suffix("")
     assert [path.name.split("-")[0] for path in output.iterdir()] == ["tokens"]
@@ -199,6 +211,74 @@ def test_a_config_is_enough_and_what_a_start_would_lack_is_said(
     assert "fits into" in said
 
 
+def test_all_that_stands_in_the_way_is_said_at_once(
+    config: Path, no_start: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = ["--dry_run", "--gpus", "8", "--gpu_memory", "1.1", "per_device_train_batch_size=256"]
+    with pytest.raises(UserError) as raised:
+        launch_here(config, monkeypatch, *planned, "dataset=none.json")
+    assert "a start would stop at this:\nnone.json" in str(raised.value)
+    assert "\n  activation_checkpointing=true: " in str(raised.value)
+
+
+def test_what_output_dir_holds_is_said(
+    config: Path, no_start: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = train(config)
+    for path in output.glob("*.json"):
+        path.unlink()  # the finished model
+    launch_here(config, monkeypatch, "--dry_run")
+    assert f"start     it would go on from {output / 'checkpoint-8'}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"learning_rate: 0\.001 then, 0\.5 now"):
+        launch_here(config, monkeypatch, "--dry_run", "learning_rate=0.5")
+    launch_here(config, monkeypatch, "--dry_run", "learning_rate=0.5", "--gpus", "8", "--gpu_memory", "80")
+
+
+def test_what_the_machine_lacks_is_said(
+    config: Path, no_start: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch_here(config, monkeypatch, "--dry_run", "attn_implementation=flash_attention_2")
+    assert "kernels   attn_implementation: flash_attention_2 needs a GPU; using sdpa" in capsys.readouterr().out
+
+
+def test_the_reserve_grows_with_what_is_forecast() -> None:
+    assert reserve(Memory({"weights": 10 * GIB}, {})) == GIB
+    assert reserve(Memory({"weights": 60 * GIB}, {})) == 3 * GIB
+
+
+def test_the_disk_holds_the_model_in_its_own_type_and_the_extended_base(
+    config: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dtype, size in (("auto", "4.0 GB"), ("float16", "2.0 GB")):
+        settings = load_training_settings(config, [f"export_dtype={dtype}", "save_strategy=no"])
+        model = fake_model(settings, AutoConfig.from_pretrained(tiny_model))
+        assert not _say_disk(settings, model, total=10**9, length=None, made=10**18)
+        assert f"1000000000.0 GB the extended base, {size} the model" in capsys.readouterr().out
+
+
+def test_a_vocabulary_that_is_still_to_be_made_counts(
+    tiny_model: Path,
+    tmp_path: Path,
+    no_start: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The recipe in configs, on a tiny base: new rows alone are trained, and tokens are those of the start."""
+    write_json_array(tmp_path / "texts.json", [{"text": "Сайн байна уу, Монгол улс минь. " * 20}] * 60)
+    recipe = REPOSITORY / "configs" / "mongolian_vocabulary" / "embeddings.yaml"
+    keys = {"model_name_or_path": tiny_model, "dataset": tmp_path / "texts.json", "output_dir": tmp_path / "run"}
+    overrides = [*(f"{key}={value}" for key, value in keys.items()), "vocabulary.new_tokens=30", "cutoff_len=512"]
+    launch_here(recipe, monkeypatch, "--dry_run", "use_cpu=true", *overrides)
+    said = capsys.readouterr().out
+    width = AutoConfig.from_pretrained(tiny_model).hidden_size
+    assert f", {30 * width:,} trained (embeddings)" in said
+    assert "the extended base" in said
+    settings = load_training_settings(recipe, overrides)
+    extended = extend_vocabulary(str(tiny_model), settings.vocabulary, settings.dataset, tmp_path / "extended")
+    tokens = prepare_tokens(settings.dataset, settings, load_tokenizer(str(extended)), tmp_path / "tokens")
+    assert f"60 records, {len(tokens.ids):,} tokens" in said
+
+
 def test_the_flags_may_come_first(
     run_script: Callable[..., subprocess.CompletedProcess[str]], config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,3 +299,15 @@ def test_what_only_plans_takes_the_dry_run(
     with pytest.raises(SystemExit):
         launch_here(config, monkeypatch, "--mfu", "0.5")
     assert "--dry_run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flag", ["--mfu=0", "--mfu=-1", "--mfu=1.1", "--mfu=nan", "--mfu=much", "--gpus=0", "--gpus=-2", "--gpu_memory=0"]
+)
+def test_what_cannot_be_planned_for_is_refused(
+    config: Path, no_start: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    for planned in ([], ["--dry_run"]):
+        with pytest.raises(SystemExit):
+            launch_here(config, monkeypatch, *planned, flag)
+        assert f"argument {flag.split('=')[0]}: " in capsys.readouterr().err

@@ -18,7 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from langadapt.training.loss import IGNORED, LIGER_IS_INSTALLED, ChunkedLoss, chunked_cross_entropy, loss_obstacle
+from langadapt.models import IGNORE
+from langadapt.training.loss import LIGER_IS_INSTALLED, ChunkedLoss, chunked_cross_entropy, loss_obstacle
 
 TOKENS, WIDTH, WORDS = 37, 16, 53
 
@@ -29,7 +30,7 @@ def layer(dtype: torch.dtype, *, bias: bool = True, device: str = "cpu") -> list
     shapes = [(TOKENS, WIDTH), (WORDS, WIDTH), (WORDS,)][: 3 if bias else 2]
     tensors = [torch.randn(*shape, generator=random).to(device, dtype).requires_grad_() for shape in shapes]
     labels = torch.randint(WORDS, (TOKENS,), generator=random)
-    labels[::4] = IGNORED
+    labels[::4] = IGNORE
     return [*tensors, labels.to(device)]
 
 
@@ -85,14 +86,14 @@ def test_logits_too_high_for_an_exponential_give_a_finite_loss() -> None:
 
 def test_the_sum_is_divided_by_the_tokens_of_the_whole_batch() -> None:
     tensors = layer(torch.float64)
-    learned = int((tensors[-1] != IGNORED).sum())
+    learned = int((tensors[-1] != IGNORE).sum())
     for num_items in (40, torch.tensor(40)):
         torch.testing.assert_close(chunked(tensors, num_items=num_items) * 40, chunked(tensors) * learned)
 
 
 def test_without_a_learned_token_the_loss_is_that_of_torch() -> None:
     hidden, weight, bias, labels = layer(torch.float32)
-    labels[:] = IGNORED
+    labels[:] = IGNORE
     assert chunked_cross_entropy(hidden, weight, labels, bias).isnan()
     loss = chunked_cross_entropy(hidden, weight, labels, bias, num_items=5)
     assert loss == 0
@@ -191,7 +192,7 @@ def batch() -> dict[str, Any]:
     """Two sequences: one of two packed documents, one whose end is padding; the first words of each not learned."""
     ids = torch.randint(61, (2, 12), generator=torch.Generator().manual_seed(1))
     labels = ids.clone()
-    labels[0, :3] = labels[0, 7] = labels[1, :2] = labels[1, 9:] = IGNORED
+    labels[0, :3] = labels[0, 7] = labels[1, :2] = labels[1, 9:] = IGNORE
     positions = torch.stack([torch.tensor([*range(7), *range(5)]), torch.arange(12)])
     return {"input_ids": ids, "labels": labels, "position_ids": positions, "use_cache": False}
 
@@ -314,7 +315,7 @@ def sequences() -> list[dict[str, Any]]:
     """Eight sequences that learn from one to eight tokens: a mean of means would differ."""
     ids = torch.randint(61, (8, 9), generator=torch.Generator().manual_seed(2))
     return [
-        {"input_ids": row, "labels": torch.where(torch.arange(9) > 7 - n, row, IGNORED)} for n, row in enumerate(ids)
+        {"input_ids": row, "labels": torch.where(torch.arange(9) > 7 - n, row, IGNORE)} for n, row in enumerate(ids)
     ]
 
 

@@ -176,7 +176,7 @@ def test_what_was_packed_and_cut_is_said(tiny_model: Path, tmp_path: Path) -> No
     said = "\n".join(describe(tokens, CUTOFF, "isolated"))
     assert f"13 records, {lengths.sum():,} tokens, {tokens.counts.learned:,} learned" in said
     assert f"into {blocks} blocks of 50 tokens, isolated: {len(lengths) / blocks:.1f} documents a block" in said
-    assert f"1 documents are longer than cutoff_len=50 and were cut; their {len(lengths) - 13} further pieces" in said
+    assert f"1 document longer than cutoff_len=50 cut, which makes {len(lengths) - 13} further pieces" in said
 
 
 def test_a_block_is_shown_with_its_borders_and_what_is_not_learned(tiny_model: Path, tmp_path: Path) -> None:
@@ -189,3 +189,15 @@ def test_a_block_is_shown_with_its_borders_and_what_is_not_learned(tiny_model: P
     assert [line[:5] for line in lines] == ["  [1]", "  [2]", "  [3]", "  [4]"]
     assert lines[0] == f"  [1] «<|endoftext|>»{TEXTS[0]}<|endoftext|>"
     assert lines[-1] == f"  [4] ({packed.blocks[1] - 3} more)"
+
+
+@pytest.mark.parametrize("packing", ["isolated", "none"])
+def test_a_document_one_token_longer_than_a_block_still_learns_its_end(
+    tiny_model: Path, tmp_path: Path, packing: Packing
+) -> None:
+    whole = tokens_of("pt", tiny_model, tmp_path, packing, cutoff=500)
+    lengths = np.diff(whole.pieces)
+    cut = tokens_of("pt", tiny_model, tmp_path / "cut", packing, cutoff=int(lengths[0]) - 1)
+    assert np.diff(cut.pieces)[:2].tolist() == [lengths[0] - 2, 2]
+    assert cut.learned[lengths[0] - 1]
+    assert np.array_equal(cut.ids, whole.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -174,7 +175,8 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(
     first, second = read_log(output)
     assert (first["skipped_steps"], second["skipped_steps"]) == (1, 2)
     assert 5 < second["loss"] < first["loss"] < 6.5
-    assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-8"], "3 and 6 were skipped steps"
+    saved = sorted(path.name for path in output.glob("checkpoint-*"))
+    assert saved == ["checkpoint-4", "checkpoint-7", "checkpoint-8"], "3 and 6 were skipped steps"
 
 
 def test_the_disk_is_looked_at_before_a_checkpoint_is_begun(
@@ -215,26 +217,28 @@ def test_what_differs_from_the_checkpoint_can_be_allowed_by_name(tiny_model: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "sharding", [{"fsdp": True}, {"deepspeed": "configs/deepspeed/zero3.json"}], ids=["FSDP2", "ZeRO-3"]
-)
 def test_two_ranks_that_share_a_model_train_it_as_one_would_and_resume_exactly(
-    tiny_model: Path, data: Path, tmp_path: Path, sharding: dict[str, Any]
+    tiny_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    """One rank with twice the accumulation sees the same batches."""
+    """ZeRO-3, against one rank with twice the accumulation, which sees the same batches.
+
+    Resumed once from the checkpoint before the last, once with only the finished model missing.
+    """
     alone = recipe("pt", tiny_model, data, tmp_path / "alone", train_sampling_strategy="sequential")
-    shared = {"gradient_accumulation_steps": 1, "train_sampling_strategy": "sequential", **sharding}
+    shared = {"gradient_accumulation_steps": 1, "train_sampling_strategy": "sequential"}
+    shared["deepspeed"] = "configs/deepspeed/zero3.json"
     config = recipe("pt", tiny_model, data, tmp_path / "shared", **shared)
     outputs = []
-    for _ in range(2):
+    for missing in ("checkpoint-8", "", ""):
         run = shell("2_train_cpt.sh", config, ranks=2)
         _, error = run.communicate(timeout=300)
         assert run.returncode == 0, error
         output = tmp_path / "shared"
         outputs.append((losses(output), (output / "model.safetensors").read_bytes()))
         (output / "config.json").unlink()
-        shutil.rmtree(output / "checkpoint-8")
-    assert outputs[0] == outputs[1]
+        if missing:
+            shutil.rmtree(output / missing)
+    assert outputs[0] == outputs[1] == outputs[2]
     train(alone)
     for (_, loss), (_, expected) in zip(outputs[0][0], losses(tmp_path / "alone"), strict=True):
         assert loss == pytest.approx(expected, rel=1e-5)
@@ -252,3 +256,36 @@ def test_a_log_line_that_was_cut_short_does_not_hinder_a_resume(tiny_model: Path
     (output / "training_log.jsonl").write_text(whole[:-20])
     train(recipe("pt", tiny_model, data, tmp_path / "run"))
     assert [json.loads(line)["loss"] for line in whole.splitlines()] == [loss for _, loss in losses(output)]
+
+
+def test_going_on_from_an_earlier_checkpoint_does_not_mix_two_attempts(
+    tiny_model: Path, data: Path, tmp_path: Path
+) -> None:
+    output = train(recipe("pt", tiny_model, data, tmp_path / "run", save_steps=2))
+    (output / "config.json").unlink()
+
+    config = recipe("pt", tiny_model, data, output, save_steps=2, resume_from_checkpoint=str(output / "checkpoint-4"))
+    with pytest.raises(UserError, match="checkpoint-6, checkpoint-8 come after it"):
+        train(config)
+    elsewhere = shutil.copytree(output / "checkpoint-4", tmp_path / "elsewhere")
+    (elsewhere / "optimizer.pt").write_bytes((elsewhere / "optimizer.pt").read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"damaged \(optimizer\.pt has"):
+        train(config, f"resume_from_checkpoint={elsewhere}", f"output_dir={tmp_path / 'other'}")
+
+
+def test_an_evaluation_loss_that_is_no_number_is_logged_as_none(
+    tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AdaptationTrainer, "_total_evaluation_loss", lambda _: torch.tensor([math.nan, 5.0]))
+    options = {"eval_strategy": "steps", "eval_steps": 4, "eval_dataset": str(data / "cpt.json")}
+    output = train(recipe("pt", tiny_model, data, tmp_path / "run", **options))
+    assert [record["eval_loss"] for record in read_log(output) if "eval_loss" in record] == [None, None]
+    assert (output / "loss_curve.png").is_file()
+
+
+def test_a_second_start_in_the_same_folder_waits_for_none(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run" / ".lock", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is at work on it"):
+            train(recipe("pt", tiny_model, data, tmp_path / "run"))

@@ -33,6 +33,7 @@ from langadapt.models import (
     ChatFormatError,
     conversation,
     encode_conversation,
+    encode_prompt,
     encode_text,
     encode_texts,
     load_model,
@@ -177,6 +178,16 @@ def test_a_tokenizer_that_writes_spaces_between_parts_is_refused() -> None:
             add_pieces(tokenizer, ["བོད་", "ཡིག"], TIBETAN)
 
 
+def test_a_tokenizer_with_gaps_between_its_ids_is_refused() -> None:
+    state = json.loads(byte_level().backend_tokenizer.to_str())
+    state["model"]["vocab"] = {token: 2 * index for token, index in state["model"]["vocab"].items()}
+    for token in state["added_tokens"]:
+        token["id"] *= 2
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(state)))
+    with pytest.raises(UserError, match="its ids have gaps"):
+        add_pieces(tokenizer, ["བོད་", "ཡིག"], TIBETAN)
+
+
 def test_a_piece_is_no_control_token() -> None:
     tokenizer = byte_level()
     extended = add_pieces(tokenizer, pieces_for(tokenizer), TIBETAN)
@@ -185,7 +196,13 @@ def test_a_piece_is_no_control_token() -> None:
     learned = [token for token, label in zip(ids, labels, strict=True) if label != IGNORE]
     assert extended.decode(learned) == TIBETAN[1] + "<|im_end|>"
     assert encode_conversations(extended, [turns]) == [ids]
-    extended.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    system_prompt = "".join(pieces_for(tokenizer))
+    extended.chat_template = system_prompt + extended.chat_template
+    prompted, _ = encode_conversation(extended, turns)
+    prompt = encode_prompt(extended, turns[:1])
+    assert prompted[-len(ids) :] == ids
+    assert prompted[: len(prompt)] == prompt
+    extended.chat_template = system_prompt + "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     with pytest.raises(ChatFormatError, match="no control token"):
         encode_conversation(extended, turns)
 
@@ -400,6 +417,15 @@ def test_what_cannot_be_done_is_said(base: Path, dataset: Path, tmp_path: Path) 
     with pytest.raises(UserError, match="mostly in Thai"):
         extend_vocabulary(str(base), thai, dataset, tmp_path / "extended")
     assert not (tmp_path / "extended" / VOCABULARY_FILE).exists()
-    for scripts, message in (("[Latin]", "English and code"), ("[Tibetian]", "no script")):
-        with pytest.raises(UserError, match=message):
-            load_settings(VocabularySettings, None, ["new_tokens=5", f"scripts={scripts}"])
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        *((script, "English and code") for script in ("Latin", "latin", "Latn", "Common", "Zyyy", "Inherited", "Qaai")),
+        ("Tibetian", "no script"),
+    ],
+)
+def test_pieces_are_not_in_a_script_of_english(script: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_settings(VocabularySettings, None, ["new_tokens=5", f"scripts=[Tibetan, {script}]"])

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,17 +14,14 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from langadapt.corpus.progress import Advance
 from langadapt.errors import UserError
-from langadapt.files import atomic_path
+from langadapt.files import atomic_path, lock
 from langadapt.recipe.preprocess import PreprocessSettings
-
-if sys.platform != "win32":
-    import fcntl
 
 Arrays = dict[str, np.ndarray]
 
@@ -53,7 +49,7 @@ def work_folder(settings: PreprocessSettings) -> Iterator[Path]:
     folder = output.parent / f".{output.name}.parts"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "wb") as handle:
-        _lock(handle, settings.output_dir)
+        lock(handle, settings.output_dir)
         yield folder
         shutil.rmtree(folder)
 
@@ -110,20 +106,6 @@ def keep(path: Path, arrays: Arrays) -> None:
     """Write the arrays of a part, atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         np.savez(handle, allow_pickle=False, **arrays)
-
-
-def _lock(handle: IO[bytes], output_dir: str) -> None:
-    """Lock a file until it is closed, or its process dies; do nothing on systems and file systems without locks."""
-    if sys.platform == "win32":
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"output_dir={output_dir}: another run is at work on it. Wait until it ends, or choose another output_dir."
-        ) from None
-    except OSError:
-        return
 
 
 def _do(part: Part) -> int:

@@ -3,6 +3,7 @@
 from langadapt.files.atomic import (
     atomic_path,
     give_default_permissions,
+    lock,
     probe_folder,
     staged_folder,
     sync_to_disk,
@@ -32,6 +33,7 @@ __all__ = [
     "give_default_permissions",
     "is_text",
     "iter_json_array",
+    "lock",
     "parse_record",
     "probe_folder",
     "read_json_array",

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from langadapt.errors import UserError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -67,6 +73,8 @@ def staged_folder(path: str | Path, last: str, stale: Iterable[str] = ()) -> Ite
     try:
         yield staging
         give_default_permissions(staging)
+        for file in staging.rglob("*"):
+            sync_to_disk(file)
         files = sorted(staging.iterdir(), key=lambda file: file.name == last)
         (path / last).unlink(missing_ok=True)
         for name in {*stale} - {file.name for file in files}:
@@ -90,6 +98,20 @@ def probe_folder(path: str | Path) -> None:
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
+
+
+def lock(handle: IO[bytes], output_dir: str) -> None:
+    """Lock a file until it is closed, or its process dies; do nothing on systems and file systems without locks."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"output_dir={output_dir}: another run is at work on it. Wait until it ends, or choose another output_dir."
+        ) from None
+    except OSError:
+        return
 
 
 def write_text(path: str | Path, text: str) -> None:

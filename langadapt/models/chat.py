@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": str}
 
 IGNORE = -100  # the label of a token that the loss leaves out, as in PyTorch's cross-entropy
+_SIGN = regex.compile(r"[\p{Script=Common}--\s]", regex.V1)
 
 
 class ChatFormatError(ValueError):
@@ -32,7 +33,7 @@ def conversation(record: Mapping[str, Any]) -> list[Message]:
     Before them come ``system``, if there is one, and the turns of ``history``, ``[user, assistant]`` each.
     """
     system = [{"role": "system", "content": record["system"]}] if record.get("system") else []
-    turns = [*record.get("history", ()), (user_turn(record), record["output"])]
+    turns = [*(record.get("history") or ()), (user_turn(record), record["output"])]
     return system + [
         {"role": role, "content": text}
         for turn in turns
@@ -142,13 +143,18 @@ def _eos_ids(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | 
 def _render(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = False
 ) -> list[int]:
-    ids: list[int] = tokenizer.apply_chat_template(
-        list(messages),
-        tokenize=True,
-        return_dict=False,
-        add_generation_prompt=add_generation_prompt,
-        sanitize_control_tokens=True,
-    )
+    stated = tokenizer.chat_control_tokens
+    tokenizer.chat_control_tokens = list(_control_tokens(tokenizer))  # else all that the template writes, pieces too
+    try:
+        ids: list[int] = tokenizer.apply_chat_template(
+            list(messages),
+            tokenize=True,
+            return_dict=False,
+            add_generation_prompt=add_generation_prompt,
+            sanitize_control_tokens=True,
+        )
+    finally:
+        tokenizer.chat_control_tokens = stated
     return ids
 
 
@@ -211,11 +217,16 @@ def _encode_all(
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Return the added tokens that structure a conversation: the special ones, and others that the template writes.
 
-    The rest are pieces of text, of which an extended vocabulary has thousands.
+    The rest are pieces of text, of which an extended vocabulary has thousands. A template may write those too, as in a
+    system prompt of its own; what structures holds a sign of no one script, as ``<`` or ``[``, which a piece does not.
     """
     template = tokenizer.chat_template or ""
     added = tokenizer.added_tokens_decoder.items()
-    return {token.content: index for index, token in added if token.special or token.content in template}
+    return {
+        token.content: index
+        for index, token in added
+        if token.special or (token.content in template and _SIGN.search(token.content))
+    }
 
 
 def _last_control_token(control: Container[int], turn: list[int], start: int) -> int:

@@ -29,13 +29,17 @@ _METHODS_OF: Mapping[str, tuple[str, ...]] = {
     "freeze_trainable_modules": ("freeze",),
     "freeze_extra_modules": ("freeze",),
 }
+# Optimizers that project or rescale gradients across rows, or apply them behind the trainer's back.
+_ACROSS_ROWS = ("galore", "apollo", "lomo")
 
 
 def _split(value: Any) -> Any:
+    if value is None:
+        return []
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_split)]  # a list, or its items with commas between
+Names = Annotated[list[str], BeforeValidator(_split)]  # a list, its items with commas between, or null for none
 
 
 class NewModel(Settings):
@@ -117,6 +121,15 @@ class MethodSettings(Settings):
             raise ValueError(f"finetuning_type is {chosen}, and this is a key of {' and '.join(methods)}; leave it out")
         return value
 
+    @field_validator("lora_target")
+    @classmethod
+    def _some_target(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("this would adapt no layer; write all, or names such as q_proj,v_proj")
+        if "all" in value and len(value) > 1:
+            raise ValueError("all is every linear layer already; write all alone, or only names")
+        return value
+
     @field_validator("model")
     @classmethod
     def _one_model(cls, value: NewModel | None, info: ValidationInfo) -> NewModel | None:
@@ -163,10 +176,18 @@ class MethodSettings(Settings):
     def _agree_with_the_trainer(self) -> MethodSettings:
         """Check against keys of TrainingArguments, which are only there when every key is right by itself."""
         kept, averaged = getattr(self, "save_total_limit", None), self.average_last_checkpoints
+        if averaged is not None and getattr(self, "save_strategy", None) == "no":
+            raise ValueError(f"average_last_checkpoints is {averaged}, but with save_strategy: no there are none")
         if averaged is not None and kept is not None and kept < averaged:
             raise ValueError(f"average_last_checkpoints is {averaged}, but save_total_limit keeps only {kept}")
         if self.embeddings_trained == "new" and getattr(self, "weight_decay", None):
             raise ValueError(
                 "weight_decay would move the old rows too, which embeddings_trained: new keeps; leave it out"
+            )
+        optimizer = str(getattr(getattr(self, "optim", None), "value", ""))
+        if self.embeddings_trained == "new" and any(name in optimizer for name in _ACROSS_ROWS):
+            raise ValueError(
+                f"optim: {optimizer} is not known to leave the old rows alone, which embeddings_trained: new keeps; "
+                "take another, such as adamw_torch"
             )
         return self

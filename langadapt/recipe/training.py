@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import enum
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,17 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from transformers.training_args import TrainingArguments
 
-from langadapt.recipe.methods import MethodSettings
+from langadapt.recipe.methods import ADAPTERS, MethodSettings
 from langadapt.recipe.settings import load_settings
 from langadapt.recipe.vocabulary import VocabularySettings
 
 _NO_BEST = "Stage 4 compares checkpoints: python 4_evaluate.py. The last one is what becomes the finished model."
+_INEXACT = "A run that goes on would no longer be the same as one that was never interrupted."
+_NO_UPLOAD = "Upload the finished folder with `hf upload`."
+_OWN_EVALUATION = "Training is what stages 2 and 3 do; they evaluate where `eval_dataset` and `eval_strategy` are set."
+_OWN_PRECISION = "An evaluation computes as training does: see `bf16` and `fp16`."
 _ABSENT = {
+    "save_on_each_node": "All machines share the disk of `output_dir`.",
     "load_best_model_at_end": _NO_BEST,
     "metric_for_best_model": _NO_BEST,
     "greater_is_better": _NO_BEST,
@@ -27,6 +33,22 @@ _ABSENT = {
     "gradient_checkpointing": "It is now called `activation_checkpointing`.",
     "gradient_checkpointing_kwargs": "It is now called `activation_checkpointing_kwargs`.",
     "local_rank": "The launcher sets it.",
+    "save_only_model": f"Without the optimizer's state no checkpoint can be gone on from. {_INEXACT}",
+    "ignore_data_skip": _INEXACT,
+    "auto_find_batch_size": f"Choose a batch that fits: --dry_run says what it takes. {_INEXACT}",
+    "do_train": _OWN_EVALUATION,
+    "do_eval": _OWN_EVALUATION,
+    "do_predict": _OWN_EVALUATION,
+    "bf16_full_eval": _OWN_PRECISION,
+    "fp16_full_eval": _OWN_PRECISION,
+    "eval_accumulation_steps": "Only sums leave the GPU in an evaluation.",
+    "push_to_hub": _NO_UPLOAD,
+    "hub_token": _NO_UPLOAD,
+    "hub_private_repo": _NO_UPLOAD,
+    "hub_model_id": _NO_UPLOAD,
+    "hub_strategy": _NO_UPLOAD,
+    "hub_always_push": _NO_UPLOAD,
+    "hub_revision": _NO_UPLOAD,
     "logging_nan_inf_filter": "A loss that is no number always stops the run.",
 }
 _LIMITS: dict[str, dict[str, float]] = {
@@ -37,8 +59,12 @@ _LIMITS: dict[str, dict[str, float]] = {
     "warmup_steps": {"ge": 0},
     "logging_steps": {"gt": 0},
     "save_steps": {"gt": 0},
+    "weight_decay": {"ge": 0},
+    "max_grad_norm": {"ge": 0},
+    "label_smoothing_factor": {"ge": 0, "lt": 1},
+    "neftune_noise_alpha": {"gt": 0},
 }
-
+_BEYOND_THE_RECIPE = ("world_size", "dataset_sha256", "base_model", "deepspeed_config")  # of a run, and to be the same
 
 Packing = Literal["isolated", "joined", "none"]
 Attention = Literal[
@@ -67,6 +93,9 @@ class TrainingSettings(MethodSettings):
     vocabulary: VocabularySettings | None = Field(None, description="pieces to add to the model's vocabulary first")
     template: str | None = Field(None, description="chat template for sft: chatml, or null for the tokenizer's own")
     dataset: str = Field(description="a file that stage 1 wrote")
+    seed: int = Field(
+        42, description="of the order of the blocks, dropout, and what a new model or adapter begins with"
+    )
     cutoff_len: int = Field(description="tokens a sequence: blocks of pt; longer records of sft are left out", gt=1)
     packing: Packing = Field(
         "isolated",
@@ -81,8 +110,8 @@ class TrainingSettings(MethodSettings):
     )
     resume_despite: list[str] = Field(
         default_factory=list,
-        description="go on from a checkpoint although these differ: keys of the recipe, world_size, dataset_sha256, "
-        "base_model, deepspeed_config",
+        description="go on from a checkpoint although these differ: keys of the recipe, "
+        + ", ".join(_BEYOND_THE_RECIPE),
     )
     max_skipped_steps: int = Field(10, description="end after so many steps in a row without a finite gradient", gt=0)
     eval_dataset: str | None = Field(
@@ -116,18 +145,66 @@ class TrainingSettings(MethodSettings):
             raise ValueError("bf16 is true as well; choose one")
         return value
 
+    @field_validator("template")
+    @classmethod
+    def _template_of_sft(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("stage") == "pt":
+            raise ValueError("stage is pt, which trains on plain texts; leave it out")
+        return value
+
+    @field_validator("resume_despite")
+    @classmethod
+    def _known_differences(cls, names: list[str]) -> list[str]:
+        known = [*cls.model_fields, *_BEYOND_THE_RECIPE]
+        for name in set(names) - set(known):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"beside those there are {', '.join(_BEYOND_THE_RECIPE)}"
+            raise ValueError(f"{name} is no key of a recipe; {hint}")
+        return names
+
+    @field_validator("save_strategy", check_fields=False)
+    @classmethod
+    def _no_best(cls, value: Any) -> Any:
+        if value == "best":
+            raise ValueError(_NO_BEST.rstrip("."))
+        return value
+
+    @field_validator("max_steps", check_fields=False)
+    @classmethod
+    def _some_steps(cls, value: int) -> int:
+        if value < 1 and value != -1:
+            raise ValueError("expected a number of steps, or -1 for those of num_train_epochs")
+        return value
+
     @model_validator(mode="after")
     def _agree_with_each_other(self) -> TrainingSettings:
         """Check against keys of TrainingArguments, which are only there when every key is right by itself."""
-        evaluates = self.model_dump(mode="json", include={"eval_strategy"}).get("eval_strategy", "no") != "no"
-        if evaluates != (self.eval_dataset is not None):
+        strategy = getattr(self, "eval_strategy", "no")
+        if (strategy != "no") != (self.eval_dataset is not None):
             missing = "eval_dataset names no file" if self.eval_dataset is None else "eval_strategy is no"
             raise ValueError(f"{missing}: an evaluation takes eval_dataset and, say, eval_strategy: epoch")
-        if self.vocabulary is not None and self.model is not None:
-            raise ValueError("vocabulary extends that of model_name_or_path; a new `model` has its own tokenizer")
+        if getattr(self, "eval_steps", None) is not None and strategy != "steps":
+            raise ValueError("eval_steps is set: it takes eval_strategy: steps")
+        if getattr(self, "eval_on_start", False) and strategy == "no":
+            raise ValueError("eval_on_start is true: it takes eval_dataset and, say, eval_strategy: epoch")
+        if self.vocabulary is not None:
+            self._require_trained_pieces()
         if self.deepspeed is not None and self.fsdp:
             raise ValueError("deepspeed and fsdp both spread the model over the ranks; choose one")
         return self
+
+    def _require_trained_pieces(self) -> None:
+        if self.model is not None:
+            raise ValueError("vocabulary extends that of model_name_or_path; a new `model` has its own tokenizer")
+        if self.new_rows_from is not None:
+            raise ValueError("vocabulary says itself which rows are new; leave out new_rows_from")
+        key = "freeze_extra_modules" if self.finetuning_type == "freeze" else "additional_target"
+        trained = [*self.additional_target, *self.freeze_extra_modules]
+        if self.finetuning_type in ("freeze", *ADAPTERS) and not any(map(_are_embeddings, trained)):
+            raise ValueError(
+                f"vocabulary adds rows to the embeddings, which finetuning_type: {self.finetuning_type} does not train "
+                f"by itself; add {key}: [embed_tokens], and lm_head where the model does not tie it to them"
+            )
 
     @property
     def saved_dtype(self) -> str:
@@ -142,14 +219,19 @@ class TrainingSettings(MethodSettings):
         return {name: getattr(self, name) for name in names & chosen}
 
     def resolved(self) -> dict[str, Any]:
-        """Return the keys that were set and all of our own as plain values: itself a recipe. Never holds a token."""
+        """Return the keys that were set and all of our own as plain values: itself a recipe."""
         chosen = self.model_fields_set | set(TrainingSettings.model_fields)
-        return self.model_dump(mode="json", include=chosen - {"hub_token"} - self.keys_of_other_methods())
+        return self.model_dump(mode="json", include=chosen - self.keys_of_other_methods())
 
 
 def load_training_settings(config: str | Path | None, overrides: Sequence[str] = ()) -> TrainingSettings:
     """Read and check a training recipe; raises `UserError` listing every problem. Loads no model."""
     return load_settings(SETTINGS, config, overrides)
+
+
+def _are_embeddings(module: str) -> bool:
+    """Say whether a module is the input embeddings, by the names that the library's models give them."""
+    return "embed" in module or module.endswith("wte")
 
 
 def _trainer_fields() -> dict[str, Any]:

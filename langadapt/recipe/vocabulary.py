@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import regex
 from pydantic import Field, field_validator
 
 from langadapt.recipe.language import require_scripts
 from langadapt.recipe.settings import Settings
+
+_OF_ENGLISH_AND_CODE = 'aA0 .,"\u0301'  # and an accent, which text of any script may hold
 
 
 class VocabularySettings(Settings):
@@ -29,7 +32,8 @@ class VocabularySettings(Settings):
 
     @field_validator("scripts")
     @classmethod
-    def _scripts_are_not_latin(cls, names: list[str]) -> list[str]:
-        if "Latin" in names:
-            raise ValueError("new pieces in Latin script would change how English and code are cut; name other scripts")
-        return require_scripts(names)
+    def _scripts_are_not_those_of_english(cls, names: list[str]) -> list[str]:
+        for name in require_scripts(names):
+            if regex.search(rf"\p{{Script={name}}}", _OF_ENGLISH_AND_CODE):
+                raise ValueError(f"new pieces in {name} would change how English and code are cut; name other scripts")
+        return names

@@ -16,6 +16,7 @@ from transformers import (
     ProgressCallback,
     TrainingArguments,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import EXIT_USER_ERROR, UserError, run_command
@@ -61,8 +62,9 @@ def main() -> None:
     tokens = open_tokens(tokens_folder(settings, tokenizer, dataset_sha256))
 
     if checkpoint is not None and reached_the_end(checkpoint, run):
-        model = reopen_model(settings, checkpoint)
-        if settings.ema_decay is not None:
+        unset_hf_deepspeed_config()  # else what is opened would be taken apart again
+        model = reopen_model(settings, checkpoint) if RANK == 0 else None
+        if settings.ema_decay is not None and RANK == 0:
             put_average(model, read_moving_average(checkpoint))
         _say(f"{checkpoint} is the last step; only the finished model is missing")
     else:
@@ -71,6 +73,8 @@ def main() -> None:
         trained, total = count_parameters(model, settings)
         for sentence in kernels.missing:
             _say(f"  {sentence}")
+        if (used := model.config._attn_implementation) != kernels.attention and settings.attn_implementation != "auto":
+            _say(f"  attn_implementation: {kernels.attention} does not suit this model; using {used}")
         _say(f"  trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
         trainer = AdaptationTrainer(
             run=run,

@@ -6,6 +6,7 @@ kernels compute both triangles of it. Here every document is a call of its own, 
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from langadapt.errors import UserError
+from langadapt.models.folder import first_line
 
 BY_DOCUMENT = "sdpa_by_document"
 
@@ -28,7 +30,7 @@ def attend_by_document(
     position_ids: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return the attention [batch, tokens, heads, width] of causal documents that begin where ``position_ids`` are 0.
+    """Return the attention of causal documents that begin where ``position_ids`` are 0: [batch, tokens, heads, width].
 
     ``query`` is [batch, heads, tokens, width]; ``key`` and ``value`` may have fewer heads, each for a group of the
     query's. What transformers calls as a model's attention function, when it is set to `BY_DOCUMENT`.
@@ -48,7 +50,7 @@ def attend_within(
     scaling: float | None = None,
 ) -> torch.Tensor:
     """Return the attention of documents of these ``lengths``, all rows of the batch one after the other."""
-    batch, heads, tokens, width = query.shape
+    batch, heads, tokens, _ = query.shape
     grouped = key.shape[1] != heads
     rows = (tensor.transpose(1, 2).flatten(0, 1).transpose(0, 1)[None] for tensor in (query, key, value))
     attended = [
@@ -57,7 +59,54 @@ def attend_within(
         )
         for q, k, v in zip(*(torch.split(row, lengths, dim=2) for row in rows), strict=True)
     ]
-    return torch.cat(attended, dim=2)[0].transpose(0, 1).reshape(batch, tokens, heads, width)
+    return torch.cat(attended, dim=2)[0].transpose(0, 1).reshape(batch, tokens, heads, -1)
+
+
+def set_attention(model: Any, name: str, isolated: bool) -> None:
+    """Set the attention of a model; where `BY_DOCUMENT` cannot be had, torch's own with a mask, or the model's own.
+
+    With ``isolated``, a block of two documents is tried: raises `UserError` when the second is not the same whatever
+    the first says, as in models that hand on a state beside attention (convolutions, state spaces). Raises it as well
+    for models that know no positions. Weights that ZeRO-3 has taken apart cannot be tried.
+    """
+    kind = f"{model.name_or_path}: a {model.config.model_type} model"
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UserError(f"{kind}, which takes no positions of tokens, by which documents are told apart; take another.")
+    names = [name] if name != BY_DOCUMENT else [BY_DOCUMENT, "sdpa", "eager"]
+    if name == BY_DOCUMENT and not can_attend_by_document(model):
+        del names[0]
+    for position, chosen in enumerate(names):
+        try:
+            model.set_attn_implementation(chosen)
+            leaks = _leaks(model)
+            break
+        except (UserError, ValueError) as error:
+            if position == len(names) - 1:
+                raise UserError(f"{kind} without {chosen} attention ({first_line(error)}).") from None
+    if isolated and leaks:
+        raise UserError(
+            f"{kind}, in which the documents of a block see each other. Set packing: none (one record a sequence), or "
+            "packing: joined if they may."
+        )
+
+
+def _leaks(model: Any) -> bool:
+    """Say whether the second document of a block comes out differently under another first one."""
+    if any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return False
+    device, was_training, attention = model.device, model.training, model.config._attn_implementation
+    if attention.startswith(("flash", "flex")) and device.type == "cpu":  # where it is still to be moved from
+        model.set_attn_implementation("sdpa")
+    ids = torch.tensor([[3, 4, 5, 6, 5, 6, 7, 8], [9, 8, 7, 9, 5, 6, 7, 8]], device=device)
+    positions = torch.arange(4, device=device).repeat(2, 2)
+    # For evaluation bitsandbytes packs 4-bit weights anew on the CPU, and could not train with them afterwards.
+    model.train(getattr(model, "is_quantized", False))
+    with torch.no_grad():
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 4:].float()
+    model.train(was_training)
+    model.set_attn_implementation(attention)
+    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-3
+    return bool((logits[0] - logits[1]).abs().max() > tolerance * logits.std())
 
 
 def can_attend_by_document(model: Any) -> bool:

@@ -49,7 +49,8 @@ def model_card(
     loss = f"{log[-1]['loss']:.4f} at step {log[-1]['step']:,}" if log else "none was logged"
     seen = f"{log[-1]['tokens_seen']:,}" if log else "unknown"
     data = "\n".join(f"- {sentence}" for sentence in describe(tokens, settings.cutoff_len, settings.packing))
-    keys = yaml.safe_dump(_set_keys(settings), allow_unicode=True, sort_keys=True)
+    set_keys = settings.model_dump(mode="json", include=settings.model_fields_set)
+    keys = yaml.safe_dump(set_keys, allow_unicode=True, sort_keys=True)
     what = "The adapter by itself: " if library == "peft" else ""
     card = ModelCard(
         f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n"
@@ -99,11 +100,6 @@ def _origin(settings: TrainingSettings) -> dict[str, Any]:
     return found | ({"language": language} if isinstance(language, str) else {})
 
 
-def _set_keys(settings: TrainingSettings) -> dict[str, Any]:
-    chosen = settings.model_fields_set - {"hub_token"}
-    return settings.model_dump(mode="json", include=chosen)
-
-
 def _averaging(settings: TrainingSettings) -> str:
     if settings.ema_decay is not None:
         return f"- The weights are their moving average over the steps, decay {settings.ema_decay}.\n"
@@ -124,6 +120,6 @@ def _limits(settings: TrainingSettings) -> list[str]:
         limits.append("It continues text; it was not taught to follow instructions here.")
     if settings.finetuning_type == "qlora":
         limits.append("The adapter learned on weights rounded to 4 bits; in this model it meets the unrounded ones.")
-    if settings.saved_dtype == "bfloat16":
+    if settings.saved_dtype == "bfloat16" or (settings.bf16 and settings.deepspeed):
         limits.append("The weights are rounded to bfloat16, which loses changes smaller than 1/256 of a weight.")
     return limits

@@ -34,15 +34,12 @@ _FREE = _LENGTH | {
     "save_strategy",
     "save_total_limit",
     "activation_checkpointing",  # memory for time, the same result
-    "hub_token",
 }
 _FREE_PREFIXES = (
     "eval_",
     "per_device_eval_",
     "logging_",
     "log_level",
-    "hub_",
-    "push_",
     "dataloader_num",
     "dataloader_p",
     "ddp_timeout",
@@ -56,7 +53,7 @@ def describe_run(settings: TrainingSettings, dataset_sha256: str, world_size: in
         "dataset_sha256": dataset_sha256,
         "base_model": _start(settings),
         "deepspeed_config": read_json_file(settings.deepspeed) if settings.deepspeed else None,
-        "settings": settings.model_dump(mode="json", exclude={"hub_token"}),
+        "settings": settings.model_dump(mode="json"),
     }
 
 
@@ -89,6 +86,7 @@ def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
         checkpoint: Path | None = Path(choice)
         if not is_complete(Path(choice)):
             raise UserError(f"resume_from_checkpoint={choice}: no complete checkpoint ({RUN_FILE} is not there).")
+        _require_newest(Path(choice), folder)
     else:
         complete = [step for step in steps_of(folder) if is_complete(folder / f"checkpoint-{step}")]
         checkpoint = folder / f"checkpoint-{max(complete)}" if complete else None
@@ -99,6 +97,14 @@ def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
         # A longer run goes on from a checkpoint; without one it would start anew and replace the model.
         _require_same_run(folder, run, allowed if checkpoint is not None else allowed - _LENGTH)
     return checkpoint
+
+
+def require_whole(settings: TrainingSettings) -> None:
+    """Raise `UserError` when the checkpoint that a recipe names is damaged; reads all of it."""
+    named = settings.resume_from_checkpoint
+    damage = find_damage(Path(named)) if isinstance(named, str) else None
+    if damage is not None:
+        raise UserError(f"resume_from_checkpoint={named}: damaged ({damage}). Name another, or take true.")
 
 
 def reached_the_end(checkpoint: Path, run: Run) -> bool:
@@ -151,6 +157,19 @@ def steps_of(output_dir: Path) -> list[int]:
 def is_complete(checkpoint: Path) -> bool:
     """Say whether a folder is a checkpoint that was written to its end; `find_damage` looks at its files."""
     return (checkpoint / RUN_FILE).is_file()
+
+
+def _require_newest(checkpoint: Path, output_dir: Path) -> None:
+    """Raise `UserError` when going on from a checkpoint would leave later ones of an attempt given up among its own."""
+    steps = steps_of(output_dir)
+    if checkpoint.resolve().parent != output_dir.resolve() or checkpoint.name == f"checkpoint-{max(steps, default=0)}":
+        return
+    later = [f"checkpoint-{step}" for step in steps if step > int(checkpoint.name.partition("-")[2] or 0)]
+    if later:
+        raise UserError(
+            f"resume_from_checkpoint={checkpoint}: {', '.join(later)} come after it. Move or delete them, then go on "
+            "with resume_from_checkpoint=true; or copy the checkpoint and give another output_dir."
+        )
 
 
 def _require_same_run(folder: Path, run: Run, free: set[str]) -> None:

@@ -7,6 +7,7 @@ sees itself and the tokens of its document before it. Where others count the who
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Iterable
@@ -27,21 +28,23 @@ def flops_of_step(model: Any, tokens: int, attended_pairs: int) -> float:
     """Return the floating-point operations that forward and backward over ``tokens`` tokens need.
 
     Two a weight and token forward, two backward for the gradient that is passed on, and two more where the weight is
-    trained. ``attended_pairs`` is the number of (token, token it sees) pairs, the token itself included. A table that
-    is only looked up costs nothing; one that is the output layer too is counted as that.
+    trained; below the first weight that is trained there is no backward. ``attended_pairs`` is the number of (token,
+    token it sees) pairs, the token itself included. A table that is only looked up costs nothing; one that is the
+    output layer too is counted as that. Of a mixture of experts all are counted, though a token meets only some.
     """
-    frozen, trained = 0, 0
-    for parameter in _multiplied(model):
-        if parameter.requires_grad:
-            trained += size_of(parameter)
-        else:
-            frozen += size_of(parameter)
     config = model.config.get_text_config()
+    forward_only = not any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
+    flops, below = 0, config.num_hidden_layers if forward_only else 0  # layers without a backward
+    for name, parameter in _multiplied(model):
+        if parameter.requires_grad and forward_only:
+            forward_only, layer = False, re.search(r"\.(\d+)\.", name)
+            below = int(layer.group(1)) if layer else below
+        flops += size_of(parameter) * (6 if parameter.requires_grad else 2 if forward_only else 4)
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     # Scores and their product with the values: 2 x 2 operations an element of the head, three times with backward.
-    attention = 12 * config.num_hidden_layers * heads * width
-    return float((6 * trained + 4 * frozen) * tokens + attention * attended_pairs)
+    attention = heads * width * (12 * config.num_hidden_layers - 8 * below)
+    return float(flops * tokens + attention * attended_pairs)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
@@ -54,7 +57,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
 
 def peak_of_gpu(name: str) -> float | None:
     """Return the bf16 operations a second of the GPU whose name is, or has in it, one of a data sheet known here."""
-    return next((peak * 1e12 for part, peak in _PEAKS.items() if part in name), None)
+    return next((peak * 1e12 for part, peak in _PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 def size_of(parameter: torch.Tensor) -> int:
@@ -71,16 +74,17 @@ def checkpoint_size(model: Any, deepspeed: bool) -> int:
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     saved = trained if hasattr(model, "peft_config") else parameters
     weights: int = sum(size_of(parameter) * parameter.element_size() for parameter in saved)
-    # Two float32 moments, and under ZeRO the float32 master weights.
-    return weights + sum(size_of(parameter) for parameter in trained) * (12 if deepspeed else 8)
+    # Two float32 moments; DeepSpeed adds float32 master weights, and writes its own copy of the weights.
+    states = sum(size_of(parameter) for parameter in trained) * (12 if deepspeed else 8)
+    return weights * (2 if deepspeed else 1) + states
 
 
-def _multiplied(model: Any) -> Iterable[torch.Tensor]:
-    """Yield every parameter once, but the input embedding's only if the output layer shares it."""
+def _multiplied(model: Any) -> Iterable[tuple[str, torch.Tensor]]:
+    """Yield every parameter once, in order, but the input embedding's only if the output layer shares it."""
     looked_up = {id(parameter) for parameter in model.get_input_embeddings().parameters()}
     output = model.get_output_embeddings()
     looked_up -= {id(parameter) for parameter in output.parameters()} if output is not None else set()
-    return (parameter for parameter in model.parameters() if id(parameter) not in looked_up)
+    return (named for named in model.named_parameters() if id(named[1]) not in looked_up)
 
 
 def _measured_peak(dtype: torch.dtype, size: int = 1024, repeats: int = 5) -> float:

@@ -31,6 +31,7 @@ from langadapt.training.best_fit import pack
 Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]  # token ids of a record, and which of them are learned
 
 _BATCH = 2**20  # characters given to the tokenizer at a time: it holds a hundred bytes and more for each token
+_FORMAT = 1  # to be raised when what is written for the same records changes
 _NAMED = 5  # records that a message names
 
 
@@ -70,8 +71,9 @@ class Tokens:
 
 def tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> Path:
     """Return where the tokens of this data under this tokenizer and these settings stand, or will stand."""
-    layout = [settings.cutoff_len, settings.packing != "none", _seed(settings)]
-    parts = [dataset_sha256, settings.stage, layout, tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
+    layout = [settings.cutoff_len, settings.packing != "none", settings.seed]
+    parts = [_FORMAT, dataset_sha256, settings.stage, layout]
+    parts += [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
     if settings.stage == "sft":
         parts.append(tokenizer.chat_template)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -104,6 +106,8 @@ def prepare_tokens(
         # disable=None: no bar where standard error is no terminal
         records = tqdm(iter_json_array(dataset), "encoding", unit=" records", disable=None)
         counts = _write_tokens(temporary, settings, encode(records, tokenizer, dataset))
+        if not counts.records + counts.too_long + counts.empty:
+            raise UserError(f"{dataset}: the file holds no records. Run stage 1 again.")
         if counts.learned == 0:
             raise UserError(
                 f"{dataset}: no token is left to learn from ({counts.records} records used, {counts.too_long} "
@@ -143,7 +147,7 @@ def delete_tokens(output_dir: str | Path) -> None:
     """Delete the tokens of a run that is finished, those of other settings before it, and what killed starts left."""
     name = "tokens-" + "[0-9a-f]" * 16
     for folder in (*Path(output_dir).glob(name), *Path(output_dir).glob(f".{name}.*.tmp")):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # NFS keeps files that are still mapped
 
 
 def encode_documents(
@@ -179,6 +183,7 @@ def encode_conversations(
             question = [name for name in ("instruction", "input") if record.get(name)] or ["instruction"]
             for name in (*question, "output"):
                 _field(record, name, source, number)
+            _check_turns_before(record, source, number)
         encoded = encode_labelled(tokenizer, [conversation(record) for _, record in batch])
         for number, _ in batch:
             try:
@@ -194,17 +199,31 @@ def encode_conversations(
             yield ids, learned
 
 
-def _seed(settings: TrainingSettings) -> int:
-    seed: int = settings.model_dump(include={"seed"})["seed"]
-    return seed
-
-
 def _field(record: dict[str, Any], name: str, source: str, number: int) -> str:
     value = record.get(name)
     if not isinstance(value, str) or not value:
         found = f"has {', '.join(record)}" if name not in record else f"is {value!r}"
-        raise UserError(f"{source}, record {number}: expected a text in `{name}`, but it {found}. Run stage 1 again.")
+        way_out = "Run stage 1 again."
+        for stage, field_of_stage in (("pt", "text"), ("sft", "output")):
+            if name not in record and field_of_stage in record:
+                way_out = f"This looks like a file for stage: {stage}; check `stage` and `dataset`."
+        raise UserError(f"{source}, record {number}: expected a text in `{name}`, but it {found}. {way_out}")
     return value
+
+
+def _check_turns_before(record: dict[str, Any], source: str, number: int) -> None:
+    """Check what may stand in a conversation before its question, `null` and nothing meaning none."""
+    system, history = record.get("system") or "", record.get("history") or []
+    if not isinstance(system, str):
+        raise UserError(f"{source}, record {number}: expected a text in `system`, but it is {system!r}.")
+    if not isinstance(history, list) or not all(map(_is_turn, history)):
+        raise UserError(
+            f"{source}, record {number}: expected [user, assistant] texts in `history`, but it is {history!r}."
+        )
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _numbered_batches(records: Iterable[dict[str, Any]]) -> Iterator[list[tuple[int, dict[str, Any]]]]:
@@ -237,6 +256,8 @@ def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[En
                 counts.empty_numbers = [*counts.empty_numbers, number][:_NAMED]
                 continue
             starts = np.arange(0, len(ids), cutoff)
+            if len(starts) > 1 and len(ids) - starts[-1] == 1:
+                starts[-1] -= 1  # the end by itself would be a piece with nothing to learn
             learned[starts] = False
             ids_file.write(ids.tobytes())
             learned_file.write(learned.tobytes())
@@ -258,6 +279,6 @@ def _write_blocks(folder: Path, settings: TrainingSettings) -> None:
     if settings.packing == "none":
         order, blocks = np.arange(len(lengths)), np.arange(len(lengths) + 1)
     else:
-        order, blocks = pack(lengths, settings.cutoff_len, _seed(settings))
+        order, blocks = pack(lengths, settings.cutoff_len, settings.seed)
     (folder / "order").write_bytes(order.tobytes())
     (folder / "blocks").write_bytes(blocks.tobytes())

@@ -21,15 +21,17 @@ import torch
 from langadapt.errors import UserError
 from langadapt.files import check_vouched
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished
 from langadapt.training.costs import checkpoint_size, flops_of_step, peak_flops, peak_of_gpu
 from langadapt.training.data import Tokens, prepare_tokens, tokens_folder
-from langadapt.training.fitting import GIB, RESERVE, Hardware, base_config, fits, gib, ways_out
+from langadapt.training.fitting import GIB, Hardware, base_config, fits, gib, reserve, ways_out
 from langadapt.training.kernels import choose_kernels
 from langadapt.training.memory import Memory, fake_model, forecast_memory
 from langadapt.training.methods import count_parameters
 from langadapt.training.packing import efficiency
 from langadapt.training.preflight import check
 from langadapt.training.progress import read_log
+from langadapt.training.vocabulary import extend_tokenizer
 
 _MFU = 0.4  # where none was stated or measured
 
@@ -49,37 +51,50 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
 
     Raises `UserError` at the end when a start would be refused, and when it would not fit, with the keys to change.
     """
-    refused, tokens = None, None
+    obstacles, tokens, beginning = [], None, None
     try:
         tokenizer = check(settings, config, planned=hardware.gpu is not None)
-        folder = tokens_folder(settings, tokenizer, check_vouched(settings.dataset))
+        dataset_sha256 = check_vouched(settings.dataset)
+        if settings.vocabulary is not None:
+            texts = settings.vocabulary.texts or settings.dataset
+            check_vouched(texts)
+            tokenizer, *_ = extend_tokenizer(tokenizer, settings.vocabulary, texts)
+        folder = tokens_folder(settings, tokenizer, dataset_sha256)
         tokens = prepare_tokens(settings.dataset, settings, tokenizer, folder)
+        beginning = _describe_beginning(settings, dataset_sha256, hardware)
     except UserError as error:
-        refused = error
-    model = fake_model(settings, base_config(settings), choose_kernels(settings).attention)
+        obstacles.append(f"a start would stop at this:\n{error}")
+    base, kernels = base_config(settings), choose_kernels(settings)
+    stored = base.dtype or torch.float32  # what is made of it has its own
+    model = fake_model(settings, base, kernels.attention)
     memory = forecast_memory(settings, model, hardware.ranks, hardware.gpu is not None)
     length = None if tokens is None else length_of(settings, tokens, hardware.ranks)
 
     trained, total = count_parameters(model, settings)
-    what = f"{hardware.ranks} {hardware.unit}{'s' if hardware.ranks > 1 else ''}"
-    print(f"dry run of {config} for {what}{f' ({hardware.gpu})' if hardware.gpu else ''}; nothing is trained")
+    where = _counted(hardware.ranks, hardware.unit) + (f" ({hardware.gpu})" if hardware.gpu else "")
+    print(f"dry run of {config} for {where}; nothing is trained")
     _say("model", f"{settings.base_name}, {total:,} parameters, {trained:,} trained ({settings.finetuning_type})")
     _say("settings", *_wrapped(settings))
+    if not hardware.elsewhere:
+        _say("kernels", *kernels.missing)
+    if beginning is not None:
+        _say("start", beginning)
     _say("data", _describe_data(settings, tokens))
     _say("batch", _describe_batch(settings, tokens, length, hardware))
     if length is not None:
         _say("steps", f"{length.steps:,}, {length.steps_an_epoch:,} an epoch; {length.tokens:,.0f} tokens in all")
         _say("time", *_describe_time(settings, model, length, hardware))
-    enough_disk = _say_disk(settings, model, total, length) or hardware.elsewhere
+    made = total * stored.itemsize if settings.vocabulary is not None else 0
+    enough_disk = _say_disk(settings, model, total, length, made) or hardware.elsewhere
     _say("memory", *_table(memory, hardware))
 
-    if refused is not None:
-        raise UserError(f"a start would stop at this:\n{refused}")
     if not fits(memory, hardware):
         changes = "\n".join(f"  {line}" for line in ways_out(settings, config, overrides, hardware))
-        raise UserError(f"it will not fit into the memory. What would, by itself unless said otherwise:\n{changes}")
+        obstacles.append(f"it will not fit into the memory. What would, by itself unless said otherwise:\n{changes}")
     if not enough_disk:
-        raise UserError("it will not fit on the disk. Lower save_total_limit, or choose an output_dir on another one.")
+        obstacles.append("it will not fit on the disk. Lower save_total_limit, or choose an output_dir on another one.")
+    if obstacles:
+        raise UserError("\n".join(obstacles))
 
 
 def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
@@ -101,6 +116,21 @@ def _say(name: str, *lines: str) -> None:
         print(f"{name if number == 0 else '':10}{line}", flush=True)
 
 
+def _counted(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
+def _describe_beginning(settings: TrainingSettings, dataset_sha256: str, hardware: Hardware) -> str | None:
+    """Return where a start would begin, None where that is not known here; raises `UserError` if it would refuse."""
+    if hardware.elsewhere or settings.vocabulary is not None:  # a run is known by its base, which is still to be made
+        return None
+    run = describe_run(settings, dataset_sha256, hardware.ranks)
+    if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
+        return f"nothing to do: {settings.output_dir} holds the finished model of this run"
+    checkpoint = choose_checkpoint(settings, run)
+    return "at the beginning" if checkpoint is None else f"it would go on from {checkpoint}"
+
+
 def _wrapped(settings: TrainingSettings) -> list[str]:
     default = {
         name: field.get_default(call_default_factory=True) for name, field in type(settings).model_fields.items()
@@ -113,8 +143,9 @@ def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
     if tokens is None:
         return f"{settings.dataset}: not ready; tokens and steps are unknown"
     return (
-        f"{tokens.counts.records:,} records, {len(tokens.ids):,} tokens, {len(tokens.blocks) - 1:,} blocks of up to "
-        f"{settings.cutoff_len:,}, {efficiency(tokens, settings.cutoff_len):.1%} filled"
+        f"{_counted(tokens.counts.records, 'record')}, {len(tokens.ids):,} tokens, "
+        f"{_counted(len(tokens.blocks) - 1, 'block')} of up to {settings.cutoff_len:,}, "
+        f"{efficiency(tokens, settings.cutoff_len):.1%} filled"
     )
 
 
@@ -124,9 +155,9 @@ def _describe_batch(
     keys = settings.model_dump()
     size, accumulated = keys["per_device_train_batch_size"], keys["gradient_accumulation_steps"]
     blocks = size * accumulated * hardware.ranks
-    where = f"{hardware.ranks} {hardware.unit}{'s' if hardware.ranks > 1 else ''}"
+    where = _counted(hardware.ranks, hardware.unit)
     real = f"{length.tokens / length.steps:,.0f}" if length else f"at most {blocks * settings.cutoff_len:,}"
-    return f"{size} x {accumulated} accumulated x {where} = {blocks:,} blocks, {real} tokens a step"
+    return f"{size} x {accumulated} accumulated x {where} = {_counted(blocks, 'block')}, {real} tokens a step"
 
 
 def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardware: Hardware) -> list[str]:
@@ -150,12 +181,13 @@ def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardw
     return [f"{spent} for {flops:.3g} operations at {mfu:.0%} of {peak / 1e12:,.3g} TFLOP/s ({source})"]
 
 
-def _say_disk(settings: TrainingSettings, model: Any, total: int, length: Length | None) -> bool:
-    """Say what a run writes; return whether the disk has that."""
+def _say_disk(settings: TrainingSettings, model: Any, total: int, length: Length | None, made: int) -> bool:
+    """Say what a run writes, with a base of ``made`` bytes first; return whether the disk has that."""
     keys = settings.model_dump()
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     one = checkpoint_size(model, settings.deepspeed is not None) + (4 * trained if settings.ema_decay else 0)
-    finished = total * (2 if settings.bf16 else 4)
+    finished: int = total * getattr(torch, settings.saved_dtype).itemsize
+    extended = f"{_gb(made)} the extended base, " if made else ""
     when = keys["save_strategy"].value
     count = 0 if when == "no" else math.inf
     if when == "steps" and length is not None:
@@ -168,11 +200,11 @@ def _say_disk(settings: TrainingSettings, model: Any, total: int, length: Length
     folder = next(path for path in (Path(settings.output_dir), *Path(settings.output_dir).parents) if path.is_dir())
     free = disk_usage(folder).free
     if math.isinf(count):
-        _say("disk", f"{_gb(one)} a checkpoint, {_gb(finished)} the model; {_gb(free)} are free here")
-        return one + finished <= free
-    needed = count * one + finished
-    checkpoints = f"up to {count} checkpoints of {_gb(one)} at a time, and " if count else ""
-    _say("disk", f"{_gb(needed)}: {checkpoints}the model, {_gb(finished)}; {_gb(free)} are free here")
+        _say("disk", f"{extended}{_gb(one)} a checkpoint, {_gb(finished)} the model; {_gb(free)} are free here")
+        return made + one + finished <= free
+    needed = made + int(count) * one + finished
+    checkpoints = f"up to {_counted(int(count), 'checkpoint')} of {_gb(one)} at a time, " if count else ""
+    _say("disk", f"{_gb(needed)}: {extended}{checkpoints}{_gb(finished)} the model; {_gb(free)} are free here")
     return needed <= free
 
 
@@ -190,7 +222,7 @@ def _table(memory: Memory, hardware: Hardware) -> Iterator[str]:
     )
     beside = "the libraries" if hardware.gpu is None else "CUDA's context, NCCL and gaps between tensors"
     verdict = "fits" if fits(memory, hardware) else "does not fit"
-    yield f"{verdict} into {gib(hardware.memory)}, {gib(RESERVE)} of it left for {beside}"
+    yield f"{verdict} into {gib(hardware.memory)}, {gib(reserve(memory))} of it left for {beside}"
 
 
 def _gb(size: float) -> str:

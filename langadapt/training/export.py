@@ -47,7 +47,7 @@ def export_model(
     """
     trained, total = count_parameters(model, settings)
     with staged_folder(settings.output_dir, last="config.json", stale=[ARCHIVE]) as folder:
-        if settings.average_last_checkpoints is not None:
+        if settings.average_last_checkpoints is not None and steps_of(Path(settings.output_dir)):
             model = _mean_of_last_checkpoints(settings)
         if isinstance(model, PeftModel):
             model = _write_and_merge(model, tokenizer, settings, folder / ADAPTER_FOLDER)
@@ -57,13 +57,14 @@ def export_model(
             _pack(folder / ADAPTER_FOLDER, folder / ARCHIVE)
         dtype = getattr(torch, settings.saved_dtype)
         for name, parameter in model.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise UserError(
-                    f"{name} holds numbers that are not finite: training diverged in its last steps. Go on from an "
-                    f"earlier checkpoint in {settings.output_dir} with a lower learning_rate."
-                )
             # DeepSpeed's parameters are views of one flat buffer, which safetensors takes for tied weights.
             parameter.data = parameter.data.to("cpu", dtype, copy=True)
+            assert parameter.numel(), f"{name} is empty"
+            if not torch.isfinite(parameter).all():
+                raise UserError(
+                    f"{name} holds numbers that are not finite as {settings.saved_dtype}: training diverged in its last"
+                    f" steps. Delete the newest checkpoints in {settings.output_dir} and lower learning_rate."
+                )
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_text(folder / SETTINGS_FILE, _settings_as_yaml(settings))

@@ -19,7 +19,6 @@ from langadapt.training.memory import Memory, fake_model, forecast_memory
 from langadapt.training.sharding import zero_stage
 
 GIB = 2**30
-RESERVE = GIB  # CUDA's context, NCCL and the allocator's gaps; on the CPU the interpreter and the libraries
 _NAMED = 4  # ways out that are told; each is a forecast of its own
 _SHARDED = "deepspeed=configs/deepspeed/zero3.json"
 
@@ -69,9 +68,17 @@ def planned_hardware(
     return Hardware(gpus or (here.ranks if here.gpu else 1), memory, gpu or here.gpu or "", mfu, elsewhere=True)
 
 
+def reserve(memory: Memory) -> float:
+    """Return the bytes to leave for what is not forecast: 1 GiB, or 5 % of the forecast where that is more.
+
+    On a GPU CUDA's context, NCCL and the allocator's gaps; on the CPU the interpreter and the libraries.
+    """
+    return max(GIB, 0.05 * memory.peak)
+
+
 def fits(memory: Memory, hardware: Hardware) -> bool:
-    """Say whether a rank has the memory, with `RESERVE` left for what is not forecast."""
-    return memory.peak + RESERVE <= hardware.memory
+    """Say whether a rank has the memory, with `reserve` left for what is not forecast."""
+    return memory.peak + reserve(memory) <= hardware.memory
 
 
 def ways_out(settings: TrainingSettings, config: str, overrides: Sequence[str], hardware: Hardware) -> Iterator[str]:

@@ -47,6 +47,8 @@ def choose_kernels(settings: TrainingSettings) -> Kernels:
     if asked["torch_compile"] and compiler is None:
         missing.append("torch_compile: needs a C++ compiler (g++); not compiling")
     liger = importlib.util.find_spec("liger_kernel") is not None and on_gpu
+    if settings.fsdp and not on_gpu:
+        missing.append("fsdp: needs GPUs; every rank holds the whole model")
     if asked["use_liger_kernel"] and not liger:
         missing.append(
             "use_liger_kernel: needs a GPU and liger-kernel (pip install liger-kernel); using torch's kernels"

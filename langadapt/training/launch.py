@@ -8,27 +8,37 @@ SIGUSR1 the run saves and ends with exit code 75: run again, it goes on.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
+from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError, run_command
-from langadapt.files import check_vouched
+from langadapt.files import check_vouched, lock
 from langadapt.recipe.command_line import describe_keys
 from langadapt.recipe.training import SETTINGS, TrainingSettings, load_training_settings
 from langadapt.recipe.vocabulary import VocabularySettings
-from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished, set_aside_damaged
+from langadapt.training.checkpoints import (
+    choose_checkpoint,
+    describe_run,
+    is_finished,
+    require_whole,
+    set_aside_damaged,
+)
 from langadapt.training.data import evaluation_tokens_folder, prepare_tokens, tokens_folder
 from langadapt.training.packing import describe, show_block
 from langadapt.training.progress import announce
-from langadapt.training.stopping import EXIT_REQUEUE, pass_on_stop_signals
+from langadapt.training.stopping import EXIT_REQUEUE, pass_on_stop_signals, requeue_when_asked
 
+_PATIENCE = 3600  # seconds that the other machines wait for the first
 _RANK = "langadapt.training"  # the module that each rank runs
 
 
@@ -43,14 +53,18 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="set a key, e.g. seed=1")
     parser.add_argument("--dry_run", action="store_true", help="say what the run would do and need; train nothing")
     planned = parser.add_argument_group("with --dry_run, what to plan for in place of this machine")
-    planned.add_argument("--gpus", type=int, metavar="N", help="GPUs, of all machines")
+    planned.add_argument("--gpus", type=_count, metavar="N", help="GPUs, of all machines")
     planned.add_argument("--gpu", metavar="NAME", help="which, as H100: for the time it takes")
-    planned.add_argument("--gpu_memory", type=float, metavar="GIB", help="what each has")
-    planned.add_argument("--mfu", type=float, help="share of its peak that training will reach, as 0.4")
+    planned.add_argument("--gpu_memory", type=partial(_number, most=10_000), metavar="GIB", help="what each has")
+    planned.add_argument(
+        "--mfu", type=partial(_number, most=1), help="share of its peak that training will reach, as 0.4"
+    )
     arguments = parser.parse_intermixed_args()
-    if not arguments.dry_run and any((arguments.gpus, arguments.gpu, arguments.gpu_memory, arguments.mfu)):
+    plan = (arguments.gpus, arguments.gpu, arguments.gpu_memory, arguments.mfu)
+    if not arguments.dry_run and any(part is not None for part in plan):
         parser.error("--gpus, --gpu, --gpu_memory and --mfu only plan: they take --dry_run")
     config, overrides = arguments.config, arguments.overrides
+    requeue_when_asked()
     settings = load_training_settings(config, overrides)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # said out loud, or it warns about every process started
     ranks, nodes = _ranks_here(settings, announced=not arguments.dry_run), _from_environment("NNODES", 1)
@@ -62,7 +76,7 @@ def main() -> None:
         from langadapt.training.fitting import hardware_here, planned_hardware
 
         here = hardware_here(ranks, ranks * nodes, settings.use_cpu)
-        hardware = planned_hardware(here, arguments.gpus, arguments.gpu, arguments.gpu_memory, arguments.mfu)
+        hardware = planned_hardware(here, *plan)
         dry_run(settings, config, overrides, hardware)
         return
     tokenizer = check(settings, config)
@@ -79,11 +93,22 @@ def main() -> None:
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
         print(f"{settings.output_dir}: this run is finished already; nothing to do.")
         return
-    if _from_environment("NODE_RANK", 0) == 0:
-        for sentence in set_aside_damaged(settings.output_dir):
-            print(sentence)
-    choose_checkpoint(settings, run)
-    announce(1, f"checked: the recipe {config}, its data, {settings.base_name} and {settings.output_dir}")
+    with open(Path(settings.output_dir) / ".lock", "ab") as held:
+        if _from_environment("NODE_RANK", 0) == 0:
+            lock(held, settings.output_dir)
+            for sentence in set_aside_damaged(settings.output_dir):
+                print(sentence)
+        choose_checkpoint(settings, run)
+        require_whole(settings)
+        announce(1, f"checked: the recipe {config}, its data, {settings.base_name} and {settings.output_dir}")
+        _prepare_data(settings, tokenizer, dataset_sha256)
+        _start(config, overrides, ranks, nodes)
+    if not is_finished(settings.output_dir, run):
+        sys.exit(EXIT_REQUEUE)
+
+
+def _prepare_data(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> None:
+    """Encode and pack what is trained on and evaluated on, unless it is there, and say what it is."""
     announce(2, f"data: encoding {settings.dataset}")
     tokens = prepare_tokens(settings.dataset, settings, tokenizer, tokens_folder(settings, tokenizer, dataset_sha256))
     for sentence in describe(tokens, settings.cutoff_len, settings.packing):
@@ -91,9 +116,22 @@ def main() -> None:
     print(f"  the first block, «not learned»:\n{show_block(tokens, tokenizer)}", flush=True)
     if settings.eval_dataset is not None:
         prepare_tokens(settings.eval_dataset, settings, tokenizer, evaluation_tokens_folder(settings, tokenizer))
-    _start(config, overrides, ranks, nodes)
-    if not is_finished(settings.output_dir, run):
-        sys.exit(EXIT_REQUEUE)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number from 1 on")
+    return int(text)
+
+
+def _number(text: str, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= most:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number above 0, at most {most:,}")
+    return number
 
 
 def _extended_base(settings: TrainingSettings, vocabulary: VocabularySettings) -> Path:
@@ -103,9 +141,11 @@ def _extended_base(settings: TrainingSettings, vocabulary: VocabularySettings) -
     folder = Path(settings.output_dir) / "extended_base"
     if _from_environment("NODE_RANK", 0) > 0:
         print(f"waiting for {folder}", flush=True)
+        since = time.monotonic()
         while not (folder / VOCABULARY_FILE).is_file():
+            if time.monotonic() - since > _PATIENCE:
+                raise UserError(f"{folder} is still not there; look at what the first machine (NODE_RANK=0) said.")
             time.sleep(5)
-        return folder
     extend_vocabulary(
         str(settings.model_name_or_path),
         vocabulary,

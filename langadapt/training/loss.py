@@ -22,7 +22,8 @@ from torch.nn import functional
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_outputs import BaseModelOutput
 
-IGNORED = -100
+from langadapt.models import IGNORE
+
 LIGER_IS_INSTALLED = importlib.util.find_spec("liger_kernel") is not None
 # Tokens. Small chunks save memory; but each one reads and writes the whole gradient of the output layer, which a GPU,
 # with more arithmetic for each byte it moves, feels sooner.
@@ -78,7 +79,7 @@ class ChunkedLoss:
         labels: torch.Tensor,
         vocab_size: int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        ignore_index: int = IGNORED,
+        ignore_index: int = IGNORE,
         shift_labels: torch.Tensor | None = None,
         **_: Any,
     ) -> torch.Tensor:
@@ -159,7 +160,7 @@ def chunked_cross_entropy(
     over the chunks in float32 (float64 for a weight in float64). On a GPU, where ``chunk`` is not given, Liger's kernel
     is used if it is installed.
     """
-    learned = labels != IGNORED
+    learned = labels != IGNORE
     hidden, labels = hidden[learned], labels[learned]
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -100,27 +100,24 @@ def forecast_memory(settings: TrainingSettings, model: Any, ranks: int, on_gpu: 
     keys = _keys(settings)
     stage, sharded = zero_stage(settings), is_sharded(settings)
     flat = settings.deepspeed is not None or sharded  # the optimizer works on a rank's part of the weights
-    parameters = {id(parameter): parameter for parameter in model.parameters()}
-    trained = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     numbers = sum(parameter.numel() for parameter in trained)
     gradient_bytes = sum(parameter.nbytes for parameter in trained)
+    own = gradient_bytes // ranks
 
     held = _forward_and_backward(model, settings, on_gpu, frees_gradients=stage >= 2 or keys["fsdp"])
     held["activations"] += _dequantised(model, settings)
     held["weights"] = weights = weight_bytes(model, settings)
-    parts = ranks if flat else 1
-    optimizer = _optimizer_bytes(keys["optim"].value, numbers) // parts
+    optimizer = _optimizer_bytes(keys["optim"].value, model) // (ranks if flat else 1)
     step = {"weights": weights, "gradients": gradient_bytes, "optimizer": optimizer}
     if settings.deepspeed is not None:
         optimizer += 4 * numbers // ranks  # float32 copies of the weights
-        own = gradient_bytes // ranks
         if stage >= 2:
             held["gradients"] += own
         held["gradients"] += _reduction_buffers(settings, config=model.config, size=trained[0].element_size())
         # A rank's gradients as a list, flat, and flat in float32, at once; in stage 3 tensor by tensor.
         step = {"weights": weights, "gradients": 2 * own + 4 * numbers // ranks, "optimizer": optimizer}
     elif keys["fsdp"]:
-        own = gradient_bytes // ranks
         held["gradients"] += own
         step["gradients"] = own
     elif ranks > 1:  # DistributedDataParallel's buckets
@@ -194,20 +191,16 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
     """Return the bytes at the peak of one batch, of the second where several are accumulated."""
     keys = _keys(settings)
     counted = _Count()
-    for parameter in model.parameters():
-        counted.count(parameter, "weights")
-    for buffer in model.buffers():
-        counted.count(buffer, "weights")
-    hooks = []
+    for tensor in (*model.parameters(), *model.buffers()):
+        counted.count(tensor, "weights")
 
     def note_gradient(parameter: Any) -> None:
         counted.count(parameter.grad, "gradients")
         if frees_gradients:
             parameter.grad = None
 
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            hooks.append(parameter.register_post_accumulate_grad_hook(note_gradient))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hooks = [parameter.register_post_accumulate_grad_hook(note_gradient) for parameter in trained]
 
     def into(part: str) -> None:
         counted.part = part
@@ -264,11 +257,16 @@ def _dequantised(model: Any, settings: TrainingSettings) -> int:
     return max((weight.nbytes for weight in _quantised(model, settings).values()), default=0)
 
 
-def _optimizer_bytes(name: str, numbers: int) -> int:
-    """Return the bytes of an optimizer's state for so many trained numbers; ``name`` is a value of the key optim."""
+def _optimizer_bytes(name: str, model: Any) -> int:
+    """Return the bytes of an optimizer's state for the trained weights; ``name`` is a value of the key optim."""
     states = next((count for part, count in _STATES.items() if part in name), 2)
     size = 1 if "8bit" in name else 0.5 if "4bit" in name else 4
-    return int(numbers * states * size)
+    sizes = {id(weight): weight.numel() * size for weight in model.parameters() if weight.requires_grad}
+    if "8bit" in name and not name.startswith(("adamw_torch", "galore")):
+        # transformers has bitsandbytes keep the states of embeddings in 32 bits.
+        tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+        sizes |= {id(table): 4 * table.numel() for table in tables if table.requires_grad}
+    return int(states * sum(sizes.values()))
 
 
 def _zero(settings: TrainingSettings) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Meter:
         # Tokens, positions with padding, and pairs of a token and one it sees; on the device, not to wait for it.
         self._counts = torch.zeros(3, dtype=torch.long, device=device)
         self._seconds = 0.0
-        self._since = time.perf_counter()
+        self._since: float | None = time.perf_counter()  # None while paused
 
     def count(self, inputs: dict[str, Any]) -> None:
         """Count a batch of `langadapt.training.packing.Collator`; takes its ``num_tokens`` out."""
@@ -33,7 +33,7 @@ class Meter:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the time inside out."""
-        self._seconds += time.perf_counter() - self._since
+        self._seconds, self._since = self._elapsed(), None
         try:
             yield
         finally:
@@ -43,8 +43,8 @@ class Meter:
         """Return what was measured since the last reading and begin anew; ``gather`` stacks what all ranks give.
 
         num_tokens: of all ranks, without padding. tokens_per_second: of one rank. mfu: `langadapt.training.costs`, None
-        on an unknown GPU. padding: share of the positions. peak_memory_gib: of the rank that needs most, on a GPU what
-        torch has reserved, on the CPU the process's resident set.
+        on an unknown GPU. padding: share of the positions. peak_memory_gib: since the start, of the rank that needs
+        most; on a GPU what torch has reserved, on the CPU the process's resident set.
         """
         with self.paused():
             seconds = self._seconds
@@ -65,12 +65,15 @@ class Meter:
 
     def state(self) -> dict[str, Any]:
         """Return what was counted since the last reading, for `load`."""
-        return {"counts": self._counts.tolist(), "seconds": self._seconds + time.perf_counter() - self._since}
+        return {"counts": self._counts.tolist(), "seconds": self._elapsed()}
 
     def load(self, state: dict[str, Any]) -> None:
         """Go on counting from a `state`."""
         self._counts.copy_(torch.tensor(state["counts"]))
         self._seconds, self._since = state["seconds"], time.perf_counter()
+
+    def _elapsed(self) -> float:
+        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
 
 def _peak_memory(device: torch.device) -> int:

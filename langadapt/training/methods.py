@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.files import read_json_object
@@ -23,7 +23,7 @@ from langadapt.models.building import new_model
 from langadapt.models.folder import is_adapter
 from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.training import TrainingSettings
-from langadapt.training.attention import BY_DOCUMENT, can_attend_by_document
+from langadapt.training.attention import set_attention
 from langadapt.training.costs import size_of
 from langadapt.training.vocabulary import VOCABULARY_FILE
 
@@ -39,6 +39,11 @@ def check_method(settings: TrainingSettings, sharded: bool) -> None:
         )
     if settings.finetuning_type == "qlora" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError("finetuning_type: qlora needs bitsandbytes: pip install bitsandbytes.")
+    if settings.finetuning_type == "qlora" and sharded:
+        raise UserError(
+            "finetuning_type: qlora keeps its base, in 4 bit, whole on every rank: ZeRO stage 3 cannot spread it, and "
+            "FSDP was never tried. Use ZeRO stage 2 (configs/deepspeed/zero2.json), no FSDP."
+        )
     if settings.finetuning_type == "embeddings" and settings.embeddings_trained == "new":
         if settings.vocabulary is None:  # else they are still to be made
             first_new_row(settings)
@@ -61,9 +66,7 @@ def prepare_model(
     """
     trained, frozen = weight_types(settings)
     model = _open(settings, tokenizer, trained, frozen, device)
-    if attention == BY_DOCUMENT and not can_attend_by_document(model):
-        attention = "sdpa"
-    model.set_attn_implementation(attention)
+    set_attention(model, attention, isolated=settings.packing == "isolated")
     # torch leaves the row of padding without a gradient; here padding is never seen, and often the end of text as well.
     model.get_input_embeddings().padding_idx = None
     if settings.stage == "sft":
@@ -114,6 +117,10 @@ def first_new_row(settings: TrainingSettings) -> int:
     """Return the size of the vocabulary before it was extended; raises `UserError` when nothing says it."""
     if settings.new_rows_from is not None:
         return settings.new_rows_from
+    if settings.vocabulary is not None:  # still to be made, they will follow those of the base
+        trust = settings.trust_remote_code
+        base = AutoConfig.from_pretrained(settings.model_name_or_path, trust_remote_code=trust)
+        return int(base.get_text_config().vocab_size)
     record = Path(str(settings.model_name_or_path)) / VOCABULARY_FILE
     size = read_json_object(record).get("old_size") if record.is_file() else None
     if not isinstance(size, int):
@@ -132,7 +139,7 @@ def _open(
     device: torch.device | None,
 ) -> PreTrainedModel:
     if settings.model is not None:
-        return new_model(settings.model.config, tokenizer, _seed(settings))
+        return new_model(settings.model.config, tokenizer, settings.seed)
     options: dict[str, Any] = {"trust_remote_code": settings.trust_remote_code}
     if settings.finetuning_type == "qlora":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -182,7 +189,7 @@ def _with_adapter(model: PreTrainedModel, settings: TrainingSettings) -> Any:
         use_rslora=settings.use_rslora,
         ensure_weight_tying=tied and bool(_named(model, settings.additional_target) & {*map(id, ends)}),
     )
-    torch.manual_seed(_seed(settings))
+    torch.manual_seed(settings.seed)
     return get_peft_model(model, config)
 
 
@@ -231,11 +238,6 @@ def _chosen_modules(model: PreTrainedModel, settings: TrainingSettings) -> list[
     return chosen + [
         module for name, module in model.named_modules() if name.split(".")[-1] in extra and id(module) not in inside
     ]
-
-
-def _seed(settings: TrainingSettings) -> int:
-    seed: int = settings.model_dump(include={"seed"})["seed"]
-    return seed
 
 
 def _named(model: PreTrainedModel, names: Iterable[str]) -> set[int]:

@@ -95,22 +95,22 @@ def efficiency(tokens: Tokens, cutoff_len: int) -> float:
 def describe(tokens: Tokens, cutoff_len: int, packing: Packing) -> Iterator[str]:
     """Yield one sentence each about what is trained on, how it is packed, what was cut, and what was left out."""
     counts, pieces, blocks = tokens.counts, len(tokens.order), len(tokens.blocks) - 1
-    yield f"{counts.records:,} records, {len(tokens.ids):,} tokens, {counts.learned:,} learned"
+    yield f"{_several(counts.records, 'record')}, {len(tokens.ids):,} tokens, {counts.learned:,} learned"
     if packing != "none":
         yield (
-            f"packed best-fit into {blocks:,} blocks of {cutoff_len:,} tokens, {packing}: {pieces / blocks:.1f} "
-            f"documents a block, {efficiency(tokens, cutoff_len):.2%} of it filled"
+            f"packed best-fit into {_several(blocks, 'block')} of {cutoff_len:,} tokens, {packing}: "
+            f"{pieces / blocks:.1f} documents a block, {efficiency(tokens, cutoff_len):.2%} of it filled"
         )
     if counts.cut:
         yield (
-            f"{counts.cut:,} documents are longer than cutoff_len={cutoff_len} and were cut; their "
-            f"{pieces - counts.records:,} further pieces begin without what stood before"
+            f"{_several(counts.cut, 'document')} longer than cutoff_len={cutoff_len} cut, which makes "
+            f"{_several(pieces - counts.records, 'further piece')} without what stood before"
         )
     if counts.too_long:
-        yield f"{counts.too_long:,} records are longer than cutoff_len={cutoff_len} and were left out"
+        yield f"{_several(counts.too_long, 'record')} longer than cutoff_len={cutoff_len} left out"
     if counts.empty:
         some = ", ".join(map(str, counts.empty_numbers)) + (", ..." if counts.empty > len(counts.empty_numbers) else "")
-        yield f"{counts.empty:,} records have nothing to learn under this tokenizer and were left out: {some}"
+        yield f"{_several(counts.empty, 'record')} with nothing to learn under this tokenizer left out: {some}"
 
 
 def show_block(tokens: Tokens, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> str:
@@ -126,6 +126,10 @@ def show_block(tokens: Tokens, tokenizer: PreTrainedTokenizerBase, index: int = 
     if len(pieces) > _SHOWN_DOCUMENTS:
         lines.append(f"({len(pieces) - _SHOWN_DOCUMENTS} more)")
     return "\n".join(f"  [{number}] {line}" for number, line in enumerate(lines, start=1))
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _shortened(text: str) -> str:

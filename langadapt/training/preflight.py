@@ -37,7 +37,7 @@ def check(settings: TrainingSettings, config: str | Path, planned: bool = False)
         _check_gpu(settings)
     _check_trackers(settings)
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
-    training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None)
+    training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None, ddp_backend=None)
     tokenizer = load_tokenizer(settings.tokenizer_source)
     if settings.stage == "sft":
         set_chat_template(tokenizer, settings.template)

@@ -65,7 +65,7 @@ class ProgressLog(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
         """Print and append one line: of training, or of an evaluation."""
         if "eval_loss" in logs:
-            record = {key: logs[key] for key in ("epoch", "eval_loss", "eval_tokens")}
+            record = {key: _finite(logs[key]) for key in ("epoch", "eval_loss", "eval_tokens")}
             line = f"step {state.global_step}/{state.max_steps} | evaluation loss {logs['eval_loss']:.4f}"
         elif "loss" in logs:
             self.tokens_seen += logs["num_tokens"]
@@ -136,7 +136,7 @@ def draw_loss_curve(output_dir: str | Path) -> None:
 
     log = read_log(output_dir)
     records = [record for record in log if record.get("loss") is not None]
-    evaluations = [record for record in log if "eval_loss" in record]
+    evaluations = [record for record in log if record.get("eval_loss") is not None]
     if not records:
         return
     steps = [record["step"] for record in records]

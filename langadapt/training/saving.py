@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -46,7 +47,8 @@ def publish(checkpoint: Path, run: dict[str, Any], step: int) -> None:
         remove_checkpoint(checkpoint)
     os.replace(staged, checkpoint)
     sync_to_disk(checkpoint.parent)
-    staged.parent.rmdir()
+    with contextlib.suppress(OSError):  # on NFS a file just removed may linger
+        staged.parent.rmdir()
 
 
 def find_damage(checkpoint: Path) -> str | None:
@@ -61,8 +63,11 @@ def find_damage(checkpoint: Path) -> str | None:
             return f"{name} is missing"
         if path.stat().st_size != entry["size"]:
             return f"{name} has {path.stat().st_size} bytes, not {entry['size']}"
-    with ThreadPoolExecutor(_THREADS) as pool:
-        hashes = pool.map(sha256_of, [checkpoint / name for name in entries])
+    try:
+        with ThreadPoolExecutor(_THREADS) as pool:
+            hashes = list(pool.map(sha256_of, [checkpoint / name for name in entries]))
+    except OSError as error:
+        return f"it cannot be read ({error})"
     changed = [name for (name, entry), digest in zip(entries.items(), hashes, strict=True) if digest != entry["sha256"]]
     return f"{changed[0]} has changed since it was written" if changed else None
 

@@ -20,15 +20,15 @@ _ZERO3 = "configs/deepspeed/zero3.json"
 def zero_stage(settings: TrainingSettings) -> int:
     """Return the stage of ZeRO that the DeepSpeed JSON of a recipe asks for, 0 for none.
 
-    Raises `UserError` for a JSON that asks for none of 0 to 3, or for a stage 3 that could not save whole weights.
+    Raises `UserError` for a JSON that asks for none of 1 to 3, or for a stage 3 that could not save whole weights.
     """
     if settings.deepspeed is None:
         return 0
     zero = read_json_object(settings.deepspeed).get("zero_optimization", {})
     stage = zero.get("stage", 0) if isinstance(zero, dict) else None
-    if stage not in (0, 1, 2, 3):
+    if stage not in (1, 2, 3):
         raise UserError(
-            f"{settings.deepspeed}: expected `zero_optimization` with a `stage` from 0 to 3. Use "
+            f"{settings.deepspeed}: expected `zero_optimization` with a `stage` from 1 to 3. Use "
             f"configs/deepspeed/zero2.json or {_ZERO3}."
         )
     if stage == 3 and zero.get("stage3_gather_16bit_weights_on_model_save") is not True:
@@ -41,7 +41,7 @@ def zero_stage(settings: TrainingSettings) -> int:
 
 def is_sharded(settings: TrainingSettings) -> bool:
     """Say whether no rank holds whole weights."""
-    return zero_stage(settings) == 3 or bool(settings.model_dump(include={"fsdp"})["fsdp"])
+    return zero_stage(settings) == 3 or settings.fsdp
 
 
 def gather_model(trainer: Any, settings: TrainingSettings) -> Any:

@@ -6,12 +6,16 @@ not. A rank only notes it; `langadapt.training.trainer` asks all ranks at every 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import threading
+import time
 from types import FrameType
 
 import psutil
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -29,19 +33,35 @@ def note_stop_signals() -> threading.Event:
     return asked
 
 
+def requeue_when_asked() -> None:
+    """End this process with `EXIT_REQUEUE` when it is asked to stop: nothing is lost yet but preparations."""
+    for stop_signal in STOP_SIGNALS:
+        signal.signal(stop_signal, lambda *_: sys.exit(EXIT_REQUEUE))
+
+
 def pass_on_stop_signals(module: str) -> threading.Event:
-    """Return an event that is set once this process is asked to stop; then its children that run ``module`` are."""
+    """Return an event that is set once this process is asked to stop; then its children that run ``module`` are.
+
+    They are asked again every second, since some may not have been there yet. A second SIGTERM raises
+    `SignalException`, at which torchrun ends them.
+    """
     asked = threading.Event()
 
-    def pass_on(signal_number: int, frame: FrameType | None) -> None:
+    def note(signal_number: int, frame: FrameType | None) -> None:
+        if asked.is_set() and signal_number == signal.SIGTERM:
+            raise SignalException("asked to stop twice", sigval=signal.SIGTERM)
         asked.set()
-        for child in psutil.Process(os.getpid()).children():
-            try:
-                if module in child.cmdline():
-                    child.send_signal(signal.SIGUSR1)
-            except psutil.NoSuchProcess:
-                continue
+
+    def ask() -> None:
+        asked.wait()
+        while True:
+            for child in psutil.Process(os.getpid()).children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if module in child.cmdline():
+                        child.send_signal(signal.SIGUSR1)
+            time.sleep(1)
 
     for stop_signal in STOP_SIGNALS:
-        signal.signal(stop_signal, pass_on)
+        signal.signal(stop_signal, note)
+    threading.Thread(target=ask, daemon=True).start()
     return asked

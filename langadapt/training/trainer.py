@@ -76,7 +76,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         self._loss_is_finite = torch.tensor(True, device=self.args.device)
         self._loss_before_step: torch.Tensor | None = None
         self._evaluation_was_cut = False
-        self._saved_step = -1
+        self._saved_step, self.save_is_due = -1, False
         self.add_callback(_StopTogether(self))
 
         self.loss_obstacle = loss_obstacle(self.model)
@@ -95,6 +95,11 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         # With a cache, transformers no longer isolates packed documents.
         with self._training_loss:
             return super().compute_loss(model, {**inputs, "use_cache": False}, *args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Return the number of learned tokens that a step's loss is divided by; 1 where it has none, which costs 0."""
+        count = super()._get_num_items_in_batch(batch_samples, device)
+        return count if count is None else torch.as_tensor(count, device=device).clamp(min=1)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Take the gradients of one batch, as Trainer does; remember the logged loss as it was before the step."""
@@ -135,7 +140,12 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
     # Stopping
 
     def stop_if_asked(self) -> bool:
-        """Make all ranks save and end if any of them was asked to; return whether one was. Called by all at once."""
+        """Make all ranks save and end if any of them was asked to; return whether one was. Called by all at once.
+
+        After a skipped step nothing would be saved, so that it takes another.
+        """
+        if self._skipped_in_a_row:
+            return False
         if not self.stopped and self._on_any_rank(self._asked_to_stop.is_set()):
             self.stopped = True
         if self.stopped:
@@ -209,7 +219,8 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder, step = Path(self.args.output_dir), self.state.global_step
         # A step that was skipped may have been so because the weights are broken: do not follow good ones with them.
-        if step == self._saved_step or self._skipped_in_a_row:
+        self.save_is_due = self._skipped_in_a_row > 0
+        if self.save_is_due or (step == self._saved_step and not self._evaluation_was_cut):
             return
         self._require_space(folder)
         with self._meter.paused():
@@ -230,11 +241,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         error: list[UserError | None] = [None]
         if self.args.should_save:
             older = steps_of(folder)
-            needed = (
-                folder_size(folder / f"checkpoint-{older[-1]}")
-                if older
-                else checkpoint_size(self.model, self.is_deepspeed_enabled)
-            )
+            needed = folder_size(folder / f"checkpoint-{older[-1]}") if older else self._first_size()
             try:
                 require_space(folder, needed, self.state.global_step)
             except UserError as found:
@@ -243,6 +250,16 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
             distributed.broadcast_object_list(error)
         if error[0] is not None:
             raise error[0]
+
+    def _first_size(self) -> int:
+        """Return about how many bytes the first checkpoint takes; of an optimizer that tells, what its states take."""
+        size = checkpoint_size(self.model, self.is_deepspeed_enabled)
+        if self.is_deepspeed_enabled:
+            return size
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        actual = sum(state.numel() * state.element_size() for state in states if isinstance(state, torch.Tensor))
+        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        return size - 8 * trained + actual
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Save, beside the random state of this rank, what it has counted since the last log."""
@@ -275,7 +292,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def _counters_file(self) -> str:
-        return f"counters_{self.args.process_index}.json"
+        return f"counters_{self.args.process_index}_of_{self.args.world_size}.json"
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Warn of missing weights, but not of tied ones: those are stored once."""
@@ -288,7 +305,11 @@ class _StopTogether(TrainerCallback):  # type: ignore[misc]
     def __init__(self, trainer: AdaptationTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)  # a checkpoint brings its own intervals along
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save = control.should_save or self.trainer.save_is_due
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last steps too, where logging_steps does not divide them
         self.trainer.stop_if_asked()

@@ -59,14 +59,7 @@ def extend_vocabulary(
             )
         return folder
 
-    texts, held_out = _read_texts(texts_file, settings.scripts)
-    pieces = learn_pieces(texts, settings.scripts, tokenizer, settings.new_tokens, settings.min_frequency)
-    if not pieces:
-        raise UserError(
-            f"{texts_file}: no piece in {', '.join(settings.scripts)} occurs {settings.min_frequency} times and is not "
-            "a token already. Name more text, or lower min_frequency; or leave out `vocabulary`."
-        )
-    extended = add_pieces(tokenizer, pieces, held_out)
+    extended, pieces, texts, held_out = extend_tokenizer(tokenizer, settings, texts_file)
     before, after = measure_fertility(tokenizer, held_out), measure_fertility(extended, held_out)
     print(f"{texts_file}: {len(pieces):,} new pieces; on {len(held_out):,} texts that they were not learned from:")
     for name, fertility in (("before", before), ("after", after)):
@@ -91,6 +84,23 @@ def extend_vocabulary(
         }
         write_json(staging / VOCABULARY_FILE, done)
     return folder
+
+
+def extend_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, settings: VocabularySettings, texts_file: str | Path
+) -> tuple[PreTrainedTokenizerBase, list[str], list[str], list[str]]:
+    """Return a copy of ``tokenizer`` with new pieces, the pieces, the texts they come from and those held out.
+
+    Raises `UserError` when the texts give no piece, and when the tokenizer cannot take them.
+    """
+    texts, held_out = _read_texts(texts_file, settings.scripts)
+    pieces = learn_pieces(texts, settings.scripts, tokenizer, settings.new_tokens, settings.min_frequency)
+    if not pieces:
+        raise UserError(
+            f"{texts_file}: no piece in {', '.join(settings.scripts)} occurs {settings.min_frequency} times and is not "
+            "a token already. Name more text, or lower min_frequency; or leave out `vocabulary`."
+        )
+    return add_pieces(tokenizer, pieces, held_out), pieces, texts, held_out
 
 
 def set_new_rows(

@@ -64,10 +64,16 @@ def add_pieces(
 ) -> PreTrainedTokenizerBase:
     """Return a copy of a tokenizer with ``pieces`` as added tokens; their ids start at ``len(tokenizer)``, in order.
 
-    Raises `UserError` when the copy does not find a piece, or gives one of ``texts`` back as something else than the
-    tokenizer does.
+    Raises `UserError` when the tokenizer's ids have gaps, when the copy does not find a piece, or when it gives one of
+    ``texts`` back as something else than the tokenizer does.
     """
     extended, first = copy.deepcopy(tokenizer), len(tokenizer)
+    last = max(tokenizer.get_vocab().values())
+    if last != first - 1:
+        raise UserError(
+            f"{tokenizer.name_or_path}: the tokenizer cannot take new pieces, as its ids have gaps: of {first} tokens, "
+            f"the last is {last}. Leave out `vocabulary`, or start from another model."
+        )
     # Normalised: found in the text's normal form, of which a mark may belong to the letter before it.
     extended.add_tokens([AddedToken(piece, special=False, normalized=True) for piece in pieces])
     found = cut(extended, pieces) == [[first + number] for number in range(len(pieces))]
