@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_object
+from langadapt.files import read_json_object, sha256_of
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import Run
 from langadapt.training.data import Tokens
@@ -45,7 +45,8 @@ def model_card(
     tags = [settings.finetuning_type, stage.replace(" ", "-")]
     metadata: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
     metadata |= _origin(settings)
-    log = [record for record in read_log(settings.output_dir) if record.get("loss") is not None]
+    records = read_log(settings.output_dir)
+    log = [record for record in records if record.get("loss") is not None]
     loss = f"{log[-1]['loss']:.4f} at step {log[-1]['step']:,}" if log else "none was logged"
     seen = f"{log[-1]['tokens_seen']:,}" if log else "unknown"
     data = "\n".join(f"- {sentence}" for sentence in describe(tokens, settings.cutoff_len, settings.packing))
@@ -60,6 +61,7 @@ def model_card(
         f"## Figures\n\n"
         f"- Trained parameters: {trained:,} of {total:,}.\n"
         f"- Last logged training loss, nats a token: {loss} ({LOG_FILE}).\n"
+        f"{_evaluation(settings, records)}"
         f"- Tokens seen: {seen}. Ranks: {run['world_size']}.\n"
         f"{_averaging(settings)}\n"
         f"## Settings\n\n```yaml\n{keys}```\n\n"
@@ -98,6 +100,17 @@ def _origin(settings: TrainingSettings) -> dict[str, Any]:
     except (OSError, UserError, KeyError, TypeError):
         return found
     return found | ({"language": language} if isinstance(language, str) else {})
+
+
+def _evaluation(settings: TrainingSettings, log: list[dict[str, Any]]) -> str:
+    losses = [record for record in log if record.get("eval_loss") is not None]
+    if settings.eval_dataset is None or not losses:
+        return ""
+    last = losses[-1]
+    return (
+        f"- Evaluation loss, nats a token: {last['eval_loss']:.4f} at step {last['step']:,}; {last['eval_tokens']:,} "
+        f"tokens of `{settings.eval_dataset}`, SHA-256 `{sha256_of(settings.eval_dataset)}`.\n"
+    )
 
 
 def _averaging(settings: TrainingSettings) -> str:

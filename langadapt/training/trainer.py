@@ -253,12 +253,12 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
 
     def _first_size(self) -> int:
         """Return about how many bytes the first checkpoint takes; of an optimizer that tells, what its states take."""
-        size = checkpoint_size(self.model, self.is_deepspeed_enabled)
+        size: int = checkpoint_size(self.model, self.is_deepspeed_enabled)
         if self.is_deepspeed_enabled:
             return size
         states = [value for state in self.optimizer.state.values() for value in state.values()]
-        actual = sum(state.numel() * state.element_size() for state in states if isinstance(state, torch.Tensor))
-        trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+        actual: int = sum(state.numel() * state.element_size() for state in states if isinstance(state, torch.Tensor))
+        trained: int = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         return size - 8 * trained + actual
 
     def _save_rng_state(self, output_dir: str) -> None:
