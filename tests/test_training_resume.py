@@ -93,6 +93,20 @@ def test_stopped_and_resumed_twice_the_run_is_the_same_to_the_last_bit(
             assert (straight / name).read_bytes() == (stopped / name).read_bytes()
 
 
+@pytest.mark.parametrize("stops", [(3, 7), (5,)], ids=["amid two epochs", "at the end of one"])
+def test_what_is_logged_by_epoch_is_the_same_after_a_stop(
+    tiny_model: Path, data: Path, tmp_path: Path, on_step: Events, stops: tuple[int, ...]
+) -> None:
+    changes = {"max_steps": -1, "num_train_epochs": 2, "cutoff_len": 128, "save_steps": 100}
+    changes |= {"logging_strategy": "epoch", "eval_strategy": "epoch", "eval_dataset": str(data / "cpt.json")}
+    straight = train(recipe("pt", tiny_model, data, tmp_path / "straight", **changes))
+    assert [record["step"] for record in read_log(straight)] == [5, 5, 10, 10]
+    config = recipe("pt", tiny_model, data, tmp_path / "stopped", **changes)
+    for step in stops:
+        stop_at(config, on_step, step)
+    assert compared(train(config)) == compared(straight)
+
+
 def test_asked_during_an_evaluation_it_stops_there_and_evaluates_when_resumed(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,7 +76,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         self._loss_is_finite = torch.tensor(True, device=self.args.device)
         self._loss_before_step: torch.Tensor | None = None
         self._evaluation_was_cut = False
-        self._saved_step, self.save_is_due = -1, False
+        self.saved_step, self.save_is_due = -1, False
         self.add_callback(_StopTogether(self))
 
         self.loss_obstacle = loss_obstacle(self.model)
@@ -220,7 +220,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         folder, step = Path(self.args.output_dir), self.state.global_step
         # A step that was skipped may have been so because the weights are broken: do not follow good ones with them.
         self.save_is_due = self._skipped_in_a_row > 0
-        if self.save_is_due or (step == self._saved_step and not self._evaluation_was_cut):
+        if self.save_is_due or (step == self.saved_step and not self._evaluation_was_cut):
             return
         self._require_space(folder)
         with self._meter.paused():
@@ -234,7 +234,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
                 for old in steps_of(folder)[:-limit] if limit else []:
                     remove_checkpoint(folder / f"checkpoint-{old}")
             self.accelerator.wait_for_everyone()
-        self._saved_step = step
+        self.saved_step = step
 
     def _require_space(self, folder: Path) -> None:
         """Raise `UserError` on every rank when the next checkpoint will not fit; all are of one size."""
@@ -313,3 +313,10 @@ class _StopTogether(TrainerCallback):  # type: ignore[misc]
         if state.global_step >= state.max_steps:
             control.should_log = True  # the last steps too, where logging_steps does not divide them
         self.trainer.stop_if_asked()
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.trainer.stopped and float(state.epoch).is_integer():
+            self.trainer.saved_step = -1  # what is logged at the end of an epoch is logged: save once more behind it
+            control.should_save = True
+        elif self.trainer.stopped:  # the epoch is not at its end; that comes when the run goes on
+            control.should_log = control.should_evaluate = control.should_save = False
