@@ -187,6 +187,8 @@ class TrainingSettings(MethodSettings):
             raise ValueError("eval_steps is set: it takes eval_strategy: steps")
         if getattr(self, "eval_on_start", False) and strategy == "no":
             raise ValueError("eval_on_start is true: it takes eval_dataset and, say, eval_strategy: epoch")
+        if getattr(self, "lr_scheduler_type", None) == "reduce_lr_on_plateau":
+            raise ValueError("lr_scheduler_type: reduce_lr_on_plateau cannot be resumed exactly; take another")
         if self.vocabulary is not None:
             self._require_trained_pieces()
         if self.deepspeed is not None and self.fsdp:
