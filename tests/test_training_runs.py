@@ -166,7 +166,7 @@ def test_what_cannot_be_used_is_refused_before_a_model_is_loaded(tiny_model: Pat
     zero = tmp_path / "zero.json"
     for text, said in (
         ("[]", "a JSON object"),
-        ('{"zero_optimization": {"stage": 4}}', "`stage` from 0 to 3"),
+        ('{"zero_optimization": {"stage": 4}}', "`stage` from 1 to 3"),
         ('{"zero_optimization": {"stage": 3}}', "stage3_gather_16bit_weights_on_model_save"),
     ):
         zero.write_text(text)
