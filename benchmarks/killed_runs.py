@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/killed_runs.py [--kills 50] [--ranks 1]
 
 A small Qwen2 is trained by 2_train_cpt.sh with a checkpoint every third step. Each start is ended with SIGKILL, all its
-processes at once: every third at a moment of its beginning, before it takes a step, the others within two seconds of
+processes at once: every third at a moment of its beginning, before it takes a step, the others within 0.4 s of
 their first step. Prints how many steps each start was ahead of the newest whole checkpoint when it was killed, what was
 found damaged, and whether losses and weights are those of the run that was left alone, to the last bit.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-SAVE_STEPS, STEPS_A_KILL = 3, 8
+SAVE_STEPS, STEPS_A_KILL = 3, 60
 TEXT = "སྐད་ཡིག་ནི་མི་རིགས་ཀྱི་རིག་གནས་ཡིན། The weather is good today. 我们正在学习。 "
 
 
@@ -57,7 +57,7 @@ def main() -> None:
                 time.sleep(draw.uniform(0, beginning))
             else:
                 wait_for_step(run, folder / "killed", newest_checkpoint(folder / "killed") + 1)
-                time.sleep(draw.uniform(0, 2))
+                time.sleep(draw.uniform(0, 0.4))
             if run.poll() is not None:
                 break  # it came to its end
             os.killpg(run.pid, signal.SIGKILL)
