@@ -24,7 +24,7 @@ from pathlib import Path
 
 import yaml
 
-SAVE_STEPS, STEPS_A_KILL = 3, 60
+SAVE_STEPS, STEPS_A_KILL = 3, 12
 TEXT = "སྐད་ཡིག་ནི་མི་རིགས་ཀྱི་རིག་གནས་ཡིན། The weather is good today. 我们正在学习。 "
 
 
