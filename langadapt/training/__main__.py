@@ -32,7 +32,7 @@ from langadapt.training.packing import Blocks, Collator
 from langadapt.training.preflight import check
 from langadapt.training.progress import ProgressLog, announce
 from langadapt.training.sharding import gather_model, is_sharded
-from langadapt.training.stopping import note_stop_signals
+from langadapt.training.stopping import end_with_launcher, note_stop_signals
 from langadapt.training.trainer import AdaptationTrainer, training_arguments
 
 RANK = int(os.environ.get("RANK", 0))
@@ -44,6 +44,7 @@ warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", Fu
 def main() -> None:
     """Train the model of the recipe on the command line, from its last checkpoint where there is one."""
     disable_progress_bar()  # one for every file read or written
+    end_with_launcher()
     asked_to_stop = note_stop_signals()
     config, overrides = sys.argv[1], sys.argv[2:]
     settings = load_training_settings(config, overrides)

@@ -7,6 +7,7 @@ not. A rank only notes it; `langadapt.training.trainer` asks all ranks at every 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -18,7 +19,14 @@ import psutil
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def end_with_launcher() -> None:
+    """Have Linux kill this rank when its launcher is gone: one that outlives it could write beside the next start."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def note_stop_signals() -> threading.Event:
