@@ -36,7 +36,7 @@ from langadapt.training.checkpoints import (
 from langadapt.training.data import evaluation_tokens_folder, prepare_tokens, tokens_folder
 from langadapt.training.packing import describe, show_block
 from langadapt.training.progress import announce
-from langadapt.training.stopping import EXIT_REQUEUE, pass_on_stop_signals, requeue_when_asked
+from langadapt.training.stopping import EXIT_REQUEUE, LAUNCHER, pass_on_stop_signals, requeue_when_asked
 
 _PATIENCE = 3600  # seconds that the other machines wait for the first
 _RANK = "langadapt.training"  # the module that each rank runs
@@ -178,6 +178,7 @@ def _start(config: str, overrides: list[str], ranks: int, nodes: int) -> None:
     for variable in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         if nodes > 1 and variable in os.environ:
             where.append(f"--{variable.lower().replace('_', '-')}={os.environ[variable]}")
+    os.environ[LAUNCHER] = str(os.getpid())
     asked_to_stop = pass_on_stop_signals(_RANK)
     try:
         torchrun([*where, "--module", _RANK, config, *overrides])

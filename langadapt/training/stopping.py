@@ -20,13 +20,16 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: the same command, run again, goes on
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+LAUNCHER = "LANGADAPT_LAUNCHER"  # the variable that tells a rank the launcher's process number
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def end_with_launcher() -> None:
     """Have Linux kill this rank when its launcher is gone: one that outlives it could write beside the next start."""
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+    if sys.platform == "linux" and LAUNCHER in os.environ:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ[LAUNCHER]):  # it was gone before
+            sys.exit(EXIT_REQUEUE)
 
 
 def note_stop_signals() -> threading.Event:
