@@ -146,3 +146,25 @@ def test_killed_at_any_moment_the_newest_checkpoint_is_whole(tmp_path: Path) -> 
     saver.stdout.close()
     assert newest > 10
     assert find_damage(tmp_path / f"checkpoint-{newest}") is None
+
+
+def test_a_rank_ends_with_its_launcher() -> None:
+    """At once where it is gone already, and when it is killed later: else two runs could write side by side."""
+    rank = "import time; from langadapt.training.stopping import end_with_launcher; end_with_launcher(); "
+    gone = subprocess.run([sys.executable, "-c", rank], cwd=REPOSITORY, env=os.environ | {"LANGADAPT_LAUNCHER": "1"})
+    assert gone.returncode == 75
+
+    start = (
+        "import os, subprocess, sys; os.environ['LANGADAPT_LAUNCHER'] = str(os.getpid()); "
+        "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], start_new_session=True); child.wait()"
+    )
+    rank += "print('listening', flush=True); time.sleep(60)"
+    launcher = subprocess.Popen([sys.executable, "-c", start, rank], cwd=REPOSITORY, text=True, stdout=subprocess.PIPE)
+    assert launcher.stdout
+    assert launcher.stdout.readline() == "listening\n"
+    launcher.kill()
+    began = time.monotonic()
+    assert launcher.stdout.read() == "", "the rank holds the pipe as long as it lives"
+    assert time.monotonic() - began < 30
+    launcher.stdout.close()
+    launcher.wait()
