@@ -125,12 +125,11 @@ def run_ours(folder: Path, stage: str, arguments: argparse.Namespace) -> dict[st
         **shared,
         "dataset": str(folder / f"{stage}.json"),
         "template": "chatml" if stage == "sft" else None,
-        "logging_steps": 1,
+        "logging_steps": 4,
     }
     _run([sys.executable, "-m", "langadapt.training.launch", _write(output / "recipe.yaml", recipe)])
-    log = [json.loads(line) for line in (Path(shared["output_dir"]) / "training_log.jsonl").read_text().splitlines()][
-        WARMUP:
-    ]
+    log = [json.loads(line) for line in (Path(shared["output_dir"]) / "training_log.jsonl").read_text().splitlines()]
+    log = [record for record in log if record["step"] > WARMUP]  # the first only says where the timed steps begin
     seen = [record["tokens_seen"] for record in log]
     tokens = [after - before for before, after in pairwise(seen)]
     seconds = sum(count / record["tokens_per_second"] for count, record in zip(tokens, log[1:], strict=True))

@@ -48,9 +48,9 @@ def tokens_of(stage: str, model: Path, folder: Path, packing: Packing, cutoff: i
 
 
 def by_hand(lengths: list[int], capacity: int) -> list[int]:
-    """Best fit decreasing, one piece at a time over all blocks; return how full each block is, sorted."""
+    """Best fit, one piece at a time over all blocks; return how full each block is, sorted."""
     filled: list[int] = []
-    for length in sorted(lengths, reverse=True):
+    for length in lengths:
         fitting = [block for block, used in enumerate(filled) if used + length <= capacity]
         if fitting:
             filled[max(fitting, key=lambda block: filled[block])] += length
@@ -61,8 +61,8 @@ def by_hand(lengths: list[int], capacity: int) -> list[int]:
 
 @settings(deadline=None)
 @given(strategies.lists(strategies.integers(1, 30), min_size=1, max_size=200), strategies.integers(30, 60))
-def test_pieces_are_packed_best_fit_decreasing(lengths: list[int], capacity: int) -> None:
-    filled = np.bincount(best_fit(np.array(lengths), capacity), weights=lengths)
+def test_each_piece_goes_into_the_block_that_it_fills_best(lengths: list[int], capacity: int) -> None:
+    filled = np.bincount(best_fit(lengths, capacity), weights=lengths)
     assert sorted(filled) == by_hand(lengths, capacity)
 
 
@@ -86,6 +86,19 @@ def test_the_order_of_blocks_is_the_seeds_alone_and_not_that_of_lengths() -> Non
     assert not np.array_equal(order, other)
     longest = [lengths[order[a:b]].max() for a, b in pairwise(bounds)]
     assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.3
+
+
+def test_long_pieces_come_first_and_short_ones_are_mixed() -> None:
+    lengths = np.random.default_rng(0).integers(1, 401, 2000)
+    order, bounds = pack(lengths, 400, seed=1)
+    blocks = [lengths[order[a:b]] for a, b in pairwise(bounds)]
+    long_only = [block[block > 100] for block in blocks]
+    decreasing = sorted(lengths[lengths > 100].tolist(), reverse=True)
+    assert sorted(block.sum() for block in long_only if len(block)) == by_hand(decreasing, 400)
+    short_only = [block[block <= 100] for block in blocks if (block <= 100).sum() > 1]
+    within = np.mean([block.std() for block in short_only])
+    assert within > 0.5 * lengths[lengths <= 100].std()
+    assert lengths.sum() > 0.98 * 400 * len(blocks)
 
 
 @pytest.mark.parametrize("packing", ["isolated", "joined", "none"])

@@ -31,7 +31,7 @@ from langadapt.training.best_fit import pack
 Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]  # token ids of a record, and which of them are learned
 
 _BATCH = 2**20  # characters given to the tokenizer at a time: it holds a hundred bytes and more for each token
-_FORMAT = 1  # to be raised when what is written for the same records changes
+_FORMAT = 2  # to be raised when what is written for the same records changes
 _NAMED = 5  # records that a message names
 
 
