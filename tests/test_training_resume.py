@@ -212,6 +212,19 @@ def test_the_disk_is_looked_at_before_a_checkpoint_is_begun(
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 9))
 
 
+def test_blocks_that_another_version_made_are_not_gone_on_with(
+    tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe("pt", tiny_model, data, tmp_path / "run", save_steps=2)
+    output = train(config)
+    monkeypatch.setattr("langadapt.training.checkpoints.BLOCKS_FORMAT", 99)
+    train(config)  # finished is finished
+    (output / "config.json").unlink()
+    shutil.rmtree(output / "checkpoint-8")
+    with pytest.raises(UserError, match=r"differs from this one:\n  blocks_format: \d+ then, 99 now"):
+        train(config)
+
+
 def test_what_differs_from_the_checkpoint_can_be_allowed_by_name(tiny_model: Path, data: Path, tmp_path: Path) -> None:
     output = train(recipe("pt", tiny_model, data, tmp_path / "run", save_steps=2))
     (output / "config.json").unlink()

@@ -64,7 +64,8 @@ _LIMITS: dict[str, dict[str, float]] = {
     "label_smoothing_factor": {"ge": 0, "lt": 1},
     "neftune_noise_alpha": {"gt": 0},
 }
-_BEYOND_THE_RECIPE = ("world_size", "dataset_sha256", "base_model", "deepspeed_config")  # of a run, and to be the same
+# Of a run beside its recipe, and to be the same.
+_BEYOND_THE_RECIPE = ("world_size", "dataset_sha256", "blocks_format", "base_model", "deepspeed_config")
 
 Packing = Literal["isolated", "joined", "none"]
 Attention = Literal[

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,10 +25,10 @@ from langadapt.errors import EXIT_USER_ERROR, UserError, run_command
 from langadapt.files import check_vouched
 from langadapt.recipe.training import TrainingSettings, load_training_settings
 from langadapt.training.averaging import MovingAverage, put_average, read_moving_average
-from langadapt.training.checkpoints import choose_checkpoint, describe_run, reached_the_end
-from langadapt.training.data import delete_tokens, evaluation_tokens_folder, open_tokens, tokens_folder
+from langadapt.training.checkpoints import Run, choose_checkpoint, describe_run, reached_the_end
+from langadapt.training.data import Tokens, delete_tokens, evaluation_tokens_folder, open_tokens, tokens_folder
 from langadapt.training.export import export_model
-from langadapt.training.kernels import choose_kernels
+from langadapt.training.kernels import Kernels, choose_kernels
 from langadapt.training.methods import count_parameters, prepare_model, reopen_model
 from langadapt.training.packing import Blocks, Collator
 from langadapt.training.preflight import check
@@ -62,6 +64,7 @@ def main() -> None:
     checkpoint = choose_checkpoint(settings, run)
     tokens = open_tokens(tokens_folder(settings, tokenizer, dataset_sha256))
 
+    model: Any
     if checkpoint is not None and reached_the_end(checkpoint, run):
         unset_hf_deepspeed_config()  # else what is opened would be taken apart again
         model = reopen_model(settings, checkpoint) if RANK == 0 else None
@@ -69,29 +72,8 @@ def main() -> None:
             put_average(model, read_moving_average(checkpoint))
         _say(f"{checkpoint} is the last step; only the finished model is missing")
     else:
-        _announce(3, f"model: {settings.base_name}, finetuning_type: {settings.finetuning_type}")
-        model = prepare_model(settings, tokenizer, arguments.device, kernels.attention)
-        trained, total = count_parameters(model, settings)
-        for sentence in kernels.missing:
-            _say(f"  {sentence}")
-        if (used := model.config._attn_implementation) != kernels.attention and settings.attn_implementation != "auto":
-            _say(f"  attn_implementation: {kernels.attention} does not suit this model; using {used}")
-        _say(f"  trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
-        trainer = AdaptationTrainer(
-            run=run,
-            asked_to_stop=asked_to_stop,
-            max_skipped_steps=settings.max_skipped_steps,
-            model=model,
-            args=arguments,
-            train_dataset=Blocks(tokens, settings.packing),
-            eval_dataset=_evaluation_blocks(settings, tokenizer),
-            data_collator=Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches),
-            processing_class=tokenizer,
-        )
-        if trainer.loss_obstacle is not None:
-            _say(f"  the loss holds the logits of all tokens: {trainer.loss_obstacle}")
-        if isinstance(model, PeftModel):
-            trainer.companions.append(model.get_base_model().generation_config.save_pretrained)
+        trainer = _build_trainer(settings, tokenizer, arguments, kernels, tokens, run, asked_to_stop)
+        model = trainer.model
         average = None
         if settings.ema_decay is not None and RANK == 0:
             average = MovingAverage(model, settings.ema_decay, checkpoint)
@@ -112,6 +94,42 @@ def main() -> None:
         export_model(model, tokenizer, settings, run, tokens)
         delete_tokens(settings.output_dir)
     _leave(arguments)
+
+
+def _build_trainer(
+    settings: TrainingSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: TrainingArguments,
+    kernels: Kernels,
+    tokens: Tokens,
+    run: Run,
+    asked_to_stop: threading.Event,
+) -> AdaptationTrainer:
+    """Open the model as its method trains it, say what is trained, and return its trainer."""
+    _announce(3, f"model: {settings.base_name}, finetuning_type: {settings.finetuning_type}")
+    model = prepare_model(settings, tokenizer, arguments.device, kernels.attention)
+    trained, total = count_parameters(model, settings)
+    for sentence in kernels.missing:
+        _say(f"  {sentence}")
+    if (used := model.config._attn_implementation) != kernels.attention and settings.attn_implementation != "auto":
+        _say(f"  attn_implementation: {kernels.attention} does not suit this model; using {used}")
+    _say(f"  trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
+    trainer = AdaptationTrainer(
+        run=run,
+        asked_to_stop=asked_to_stop,
+        max_skipped_steps=settings.max_skipped_steps,
+        model=model,
+        args=arguments,
+        train_dataset=Blocks(tokens, settings.packing),
+        eval_dataset=_evaluation_blocks(settings, tokenizer),
+        data_collator=Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches),
+        processing_class=tokenizer,
+    )
+    if trainer.loss_obstacle is not None:
+        _say(f"  the loss holds the logits of all tokens: {trainer.loss_obstacle}")
+    if isinstance(model, PeftModel):
+        trainer.companions.append(model.get_base_model().generation_config.save_pretrained)
+    return trainer
 
 
 def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: Path | None) -> None:

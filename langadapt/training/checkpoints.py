@@ -13,6 +13,7 @@ from langadapt.errors import UserError
 from langadapt.files import read_json_file, sha256_of
 from langadapt.models import check_model_folder
 from langadapt.recipe.training import TrainingSettings
+from langadapt.training.data import BLOCKS_FORMAT
 from langadapt.training.saving import RUN_FILE, find_damage, sweep
 
 Run = dict[str, Any]
@@ -51,6 +52,7 @@ def describe_run(settings: TrainingSettings, dataset_sha256: str, world_size: in
     return {
         "world_size": world_size,
         "dataset_sha256": dataset_sha256,
+        "blocks_format": BLOCKS_FORMAT,  # an older version cut or ordered the same data otherwise
         "base_model": _start(settings),
         "deepspeed_config": read_json_file(settings.deepspeed) if settings.deepspeed else None,
         "settings": settings.model_dump(mode="json"),
@@ -64,7 +66,7 @@ def is_finished(output_dir: str | Path, run: Run) -> bool:
         return False
     done = read_json_file(folder / RUN_FILE)
     check_model_folder(folder)
-    return not differences(done, run, _FREE - _LENGTH)
+    return not differences(done, run, _FREE - _LENGTH | {"blocks_format"})
 
 
 def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:

@@ -30,8 +30,9 @@ from langadapt.training.best_fit import pack
 
 Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]  # token ids of a record, and which of them are learned
 
+BLOCKS_FORMAT = 2  # to be raised when what is written for the same records changes
+
 _BATCH = 2**20  # characters given to the tokenizer at a time: it holds a hundred bytes and more for each token
-_FORMAT = 2  # to be raised when what is written for the same records changes
 _NAMED = 5  # records that a message names
 
 
@@ -72,7 +73,7 @@ class Tokens:
 def tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> Path:
     """Return where the tokens of this data under this tokenizer and these settings stand, or will stand."""
     layout = [settings.cutoff_len, settings.packing != "none", settings.seed]
-    parts = [_FORMAT, dataset_sha256, settings.stage, layout]
+    parts = [BLOCKS_FORMAT, dataset_sha256, settings.stage, layout]
     parts += [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
     if settings.stage == "sft":
         parts.append(tokenizer.chat_template)
