@@ -3,8 +3,10 @@
 python 4_evaluate.py --model_path qwen2-5-3b-base --model_name base
 python 4_evaluate.py --model_path saves/qwen2.5-3b/full/sft --model_name sft --compare
 python 4_evaluate.py --compare
+torchrun --nproc-per-node=8 4_evaluate.py --model_path saves/qwen2.5-3b/full/sft --model_name sft
+python 4_evaluate.py --model_path saves/qwen2.5-3b/full/sft --predict questions.json --output predictions.json
 
-Writes <name>_evaluation.json and <name>_predictions.jsonl. --compare draws every result of the folder side by side.
+Writes <name>_evaluation.json and every item beside it. --compare draws all results of the folder side by side.
 """
 
 from __future__ import annotations
@@ -24,30 +26,49 @@ def main() -> None:
     parser = stage_parser(__doc__, EvaluationSettings, DEFAULT_CONFIG)
     parser.add_argument("--model_path", metavar="P", help="the model to evaluate: a folder or a hub name")
     parser.add_argument("--model_name", metavar="N", help="its name in files, charts and tables")
-    parser.add_argument("--compare", action="store_true", help="draw charts and summary of all results in output_dir")
+    parser.add_argument("--compare", action="store_true", help="draw charts, tables and report of all results")
+    parser.add_argument(
+        "--update_card", action="store_true", help="put the figures into README.md in the model's folder"
+    )
+    parser.add_argument("--predict", metavar="INPUT", help="answer the instructions in a file instead of evaluating")
+    parser.add_argument("--output", metavar="OUTPUT", help="where --predict writes its answers")
     arguments = parser.parse_intermixed_args()
+    if bool(arguments.predict) != bool(arguments.output):
+        parser.error("--predict INPUT and --output OUTPUT go together")
+    if arguments.predict and arguments.model_name is None:
+        arguments.model_name = "predictions"  # it names no file here
     settings = load_settings(EvaluationSettings, arguments.config, split_flags(arguments, ["model_path", "model_name"]))
 
+    if arguments.predict:
+        predict(settings, arguments.predict, arguments.output)
+        return
     if settings.model_path is not None:
         stage_1 = f"python 1_preprocess.py --config {Path(arguments.config).with_name('preprocess.yaml')}"
-        evaluate(settings, way_out=f"Make it with: {stage_1}")
+        evaluate(settings, f"Make it with: {stage_1}", arguments.update_card)
     elif not arguments.compare:
         raise UserError("nothing to do: give --model_path and --model_name, or --compare to draw what there is.")
     if arguments.compare:
         compare(settings)
 
 
-def evaluate(settings: EvaluationSettings, way_out: str) -> None:
-    """Measure one model, write what was measured, and print its figures."""
+def evaluate(settings: EvaluationSettings, way_out: str, update_card: bool) -> None:
+    """Measure one model, write what was measured, and print its figures; under torchrun, with all processes."""
     # Loading torch takes seconds; --help, a misspelt key and --compare alone should not.
-    from langadapt.evaluation.comparison import put_side_by_side
+    from langadapt.evaluation.comparison.side_by_side import put_side_by_side
     from langadapt.evaluation.evaluate import evaluate_model
-    from langadapt.evaluation.results import write_results
-    from langadapt.evaluation.summary import table
+    from langadapt.evaluation.generation.ranks import join_ranks
+    from langadapt.evaluation.tables.card import update_card as update_model_card
+    from langadapt.evaluation.tables.card import write_card
+    from langadapt.evaluation.tables.summary import table
 
     probe_folder(settings.output_dir)
-    evaluation, predictions = evaluate_model(settings, way_out)
-    paths = write_results(settings.output_dir, evaluation, predictions)
+    with join_ranks() as ranks:
+        evaluation, paths = evaluate_model(settings, way_out, ranks)
+    if ranks.rank > 0:
+        return
+    paths.append(write_card(settings.output_dir, evaluation))
+    if update_card:
+        paths.append(update_model_card(evaluation.model_path, evaluation))
     print(table(put_side_by_side({evaluation.model_name: evaluation})))
     for key, reason in evaluation.missing.items():
         print(f"note: {key}: {reason}")
@@ -55,21 +76,39 @@ def evaluate(settings: EvaluationSettings, way_out: str) -> None:
         print(f"written: {path}")
 
 
+def predict(settings: EvaluationSettings, source: str, output: str) -> None:
+    """Answer the instructions in a file, and say how."""
+    from langadapt.evaluation.generation.predict import predict as answer
+    from langadapt.evaluation.generation.ranks import join_ranks
+
+    probe_folder(Path(output).parent)
+    with join_ranks() as ranks:
+        done = answer(settings, source, output, ranks)
+    if ranks.rank == 0:
+        print(", ".join(f"{key}: {value}" for key, value in done.items()))
+        print(f"written: {output}")
+
+
 def compare(settings: EvaluationSettings) -> None:
-    """Draw the charts and write the summary of every result in the folder."""
+    """Draw the charts and write summary, tables and report of every result in the folder."""
     from langadapt.evaluation.charts import draw_charts
-    from langadapt.evaluation.comparison import load_comparison
-    from langadapt.evaluation.summary import summarize, table
+    from langadapt.evaluation.comparison.side_by_side import load_comparison
+    from langadapt.evaluation.report import write_report
+    from langadapt.evaluation.tables.files import write_tables
+    from langadapt.evaluation.tables.summary import summarize, table
     from langadapt.files import write_text
 
-    comparison = load_comparison(settings.output_dir, settings.order)
-    summary = Path(settings.output_dir) / "evaluation_summary.txt"
+    folder = settings.output_dir
+    comparison = load_comparison(folder, settings.order, settings.resamples)
+    summary = Path(folder) / "evaluation_summary.txt"
     write_text(summary, summarize(comparison))
-    charts = draw_charts(comparison, settings.output_dir)
+    charts = draw_charts(comparison, folder)
+    tables = write_tables(comparison, folder)
+    report = write_report(comparison, folder)
     print(table(comparison))
     for caution in comparison.cautions:
         print(f"note: {caution}")
-    for path in (summary, *charts):
+    for path in (summary, *charts, *tables, report):
         print(f"written: {path}")
 
 

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from langadapt.corpus.check import read_test_sets
-from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, open_bytes, prepare, read_rows
+from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, prepare, read_rows
 from langadapt.errors import UserError
 from langadapt.files import iter_json_array, json_stream
+from langadapt.files.containers import open_bytes
 from langadapt.recipe import language
 from langadapt.recipe.settings import Settings, load_settings
 from langadapt.recipe.sources import Source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import pytest
 from conftest import CHINESE, ENGLISH, TIBETAN
 
 from langadapt.errors import UserError
+from langadapt.evaluation.charts.drawing import CHARTS
 from langadapt.evaluation.evaluate import evaluate_model
+from langadapt.evaluation.generation.ranks import Ranks
+from langadapt.evaluation.results import Evaluation, read_documents, read_predictions
 from langadapt.files import sha256_of, write_json, write_json_array
 from langadapt.recipe.evaluation import EvaluationSettings
 
@@ -47,44 +51,103 @@ def settings(model: Path, dataset: Path, **changes: object) -> EvaluationSetting
     )
 
 
+def evaluate(model: Path, dataset: Path, out: Path, way_out: str = "", **changes: object) -> Evaluation:
+    return evaluate_model(settings(model, dataset, output_dir=str(out), **changes), way_out, Ranks())[0]
+
+
 def test_one_model_from_the_command_line_to_the_charts(
     run_script: Callable, tiny_model: Path, dataset: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     done = run_script(
         "4_evaluate.py", "--model_path", tiny_model, "--model_name", "base", "--compare",
-        f"dataset_dir={dataset}", f"output_dir={out}", "num_fewshot=2", "device=cpu",
+        f"dataset_dir={dataset}", f"output_dir={out}", "num_fewshot=2", "device=cpu", "training_files=[]",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "bits per byte" in done.stdout
     assert "no en-bo records" in done.stdout
 
     result = json.loads((out / "base_evaluation.json").read_text(encoding="utf-8"))
-    assert result["schema_version"] == 1
-    assert result["perplexity"]["documents"] == 4
-    assert result["perplexity"]["bytes"] == sum(len(text.encode()) for text in TIBETAN)
-    zh = result["translation"]["zh-bo"]
-    assert zh["n"] == 2
-    assert zh["bleu"].keys() == zh["chrf"].keys() == {"score", "signature", "floor"}
-    assert "tsheg-syllables" in zh["bleu"]["signature"]
-    assert zh["prompt"]["first"] in {  # the training record that repeats a test source is no example
+    assert result["schema_version"] == 2
+    [likelihood] = result["likelihoods"]
+    assert (likelihood["test_set"], likelihood["language"], likelihood["documents"]) == ("held_out", "bo", 4)
+    assert likelihood["bytes"] == sum(len(text.encode()) for text in TIBETAN)
+    assert likelihood["interval"]["low"] <= likelihood["bits_per_byte"] <= likelihood["interval"]["high"]
+    [few_shot] = result["translations"]
+    assert (few_shot["direction"], few_shot["prompt"]["format"]) == ("zh-bo", "few_shot")
+    assert few_shot["n"] == 2
+    assert few_shot["scores"].keys() == {"bleu", "chrf", "chrf++"}
+    assert few_shot["scores"]["chrf"]["floors"].keys() == {"shuffled", "copied_source"}
+    assert "tsheg-syllables" in few_shot["scores"]["bleu"]["signature"]
+    assert few_shot["prompt"]["first"] in {  # the training record that repeats a test source is no example
         f"中文: {a}\n藏文: {x}\n\n中文: {b}\n藏文: {y}\n\n中文: {CHINESE[0]}\n藏文:"
         for a, x, b, y in (("一", "ཀ", "二", "ཁ"), ("二", "ཁ", "一", "ཀ"))
     }
-    assert result["translation"]["en-bo"] is None
-    assert "translation.en-bo" in result["missing"]
+    assert any("en-bo" in key for key in result["missing"])
     assert {Path(path).name: value for path, value in result["data"].items()} == {
         path.name: sha256_of(path) for path in dataset.iterdir()
     }
 
-    lines = (out / "base_predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    predictions = [json.loads(line) for line in lines]
-    assert [p["id"] for p in predictions] == ["zh0", "zh1"]
-    assert predictions[0].keys() == {
-        "id", "direction", "source", "reference", "hypothesis", "prompt_format", "stop_reason", "tokens",
-    }  # fmt: skip
-    assert len(list(out.glob("*.png"))) == 5
+    predictions = read_predictions(out, "base")
+    assert [(p.id, p.prompt_name) for p in predictions] == [("zh0", "2-shot"), ("zh1", "2-shot")]
+    assert predictions[0].prompt == few_shot["prompt"]["first"]
+    documents = read_documents(out, "base")
+    bits = sum(document.bits for document in documents)
+    assert bits / likelihood["bytes"] == pytest.approx(likelihood["bits_per_byte"], rel=1e-9)
+    written = {path.name for path in out.iterdir()}
+    assert {f"evaluation_tables.{kind}" for kind in ("csv", "tex", "md")} | {"report.html"} <= written
+    assert set(CHARTS) - {"fewshot.png", "forgetting.png"} <= written  # which take two numbers of examples, two models
+    assert not [name for name in written if "partial" in name]
     assert "bits per byte" in (out / "evaluation_summary.txt").read_text(encoding="utf-8")
+
+
+def test_two_processes_measure_what_one_does(
+    run_script: Callable, tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "zh.txt").write_text("\n".join(CHINESE) + "\n", encoding="utf-8")
+    keys = [f"dataset_dir={dataset}", "device=cpu", "num_fewshot=[0,1]", "directions=[zh-bo]"]
+    keys += [
+        f"test_sets={{zh: {{layout: lines, files: {{zh: {tmp_path}/zh.txt}}, texts: [zh]}}}}",
+        "training_files=[tibetan_sft_filtered_4k.json]",
+    ]
+    command = ["4_evaluate.py", "--model_path", tiny_model, "--model_name", "base", *keys]
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    found = []
+    for name, start in (("one", []), ("two", torchrun)):
+        done = run_script(*start, *command, f"output_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads((tmp_path / name / "base_evaluation.json").read_text(encoding="utf-8")))
+        assert read_predictions(tmp_path / name, "base") == read_predictions(tmp_path / "one", "base")
+    one, two = found
+    for kind in ("likelihoods", "translations", "data"):
+        assert one[kind] == two[kind]
+    assert [each["test_set"] for each in one["likelihoods"]] == ["held_out", "zh"]
+    assert [each["contamination"]["contaminated"] for each in one["translations"]] == [2, 2]
+    assert (one["plan"]["processes"], two["plan"]["processes"]) == (1, 2)
+
+
+def test_figures_go_into_the_models_card(run_script: Callable, tiny_model: Path, dataset: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "README.md").write_text("# A model\n", encoding="utf-8")
+    keys = [f"dataset_dir={dataset}", f"output_dir={tmp_path / 'out'}", "device=cpu", "limit=1", "training_files=[]"]
+    done = run_script("4_evaluate.py", "--model_path", model, "--model_name", "base", "--update_card", *keys)
+    assert done.returncode == 0, done.stderr
+    card = (model / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("# A model\n")
+    assert "chrF" in card
+
+
+def test_instructions_in_a_file_are_answered(run_script: Callable, tiny_model: Path, tmp_path: Path) -> None:
+    questions = [{"id": "b", "instruction": CHINESE[0]}, {"id": "a", "instruction": ENGLISH[0], "input": "x"}]
+    write_json_array(tmp_path / "questions.json", questions)
+    done = run_script(
+        "4_evaluate.py", "--model_path", tiny_model, "--predict", tmp_path / "questions.json",
+        "--output", tmp_path / "predictions.json", "device=cpu", "max_new_tokens=5",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answers = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    assert [(answer["id"], answer.keys()) for answer in answers] == [(name, {"id", "output"}) for name in ("b", "a")]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +157,7 @@ def test_one_model_from_the_command_line_to_the_charts(
         (["--model_path", "x"], "`model_path` and `model_name` go together"),
         (["--model_path", "x", "--model_name", "../x"], "names files"),
         (["--compare", "output_dir=/nowhere"], "no results to compare"),
+        (["--predict", "x.json"], "--output"),
         (["--compare", "limitt=3"], "Did you mean `limit`?"),
     ],
 )
@@ -132,42 +196,47 @@ def test_a_bad_output_dir_is_found_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("stale", ["tibetan_cpt_test.json", "tibetan_sft_filtered_4k.json"])
-def test_a_file_of_an_earlier_run_of_stage_1_is_refused(tiny_model: Path, dataset: Path, stale: str) -> None:
+def test_a_file_of_an_earlier_run_of_stage_1_is_refused(
+    tiny_model: Path, dataset: Path, tmp_path: Path, stale: str
+) -> None:
     files = {path.name: {"sha256": sha256_of(path)} for path in dataset.iterdir()}
     write_json(dataset / "data_report.json", {"files": files})
-    evaluate_model(settings(tiny_model, dataset, limit=1), "")
+    evaluate(tiny_model, dataset, tmp_path, limit=1)
     write(dataset, stale, [])
     with pytest.raises(UserError, match=f"{stale}: not what the last run of stage 1 wrote"):
-        evaluate_model(settings(tiny_model, dataset), "")
+        evaluate(tiny_model, dataset, tmp_path)
 
 
-def test_empty_test_sets_are_null_with_a_reason(tiny_model: Path, dataset: Path) -> None:
+def test_empty_test_sets_are_missing_with_a_reason(tiny_model: Path, dataset: Path, tmp_path: Path) -> None:
     write(dataset, "tibetan_cpt_test.json", [])
     write(dataset, "tibetan_sft_test_filtered_4k.json", [chat("only")])
-    evaluation, predictions = evaluate_model(settings(tiny_model, dataset), "")
-    assert evaluation.perplexity is None
-    assert evaluation.translation == {}
-    assert predictions == []
-    assert evaluation.missing.keys() == {"perplexity", "translation"}
+    evaluation = evaluate(tiny_model, dataset, tmp_path)
+    assert evaluation.likelihoods == []
+    assert evaluation.translations == []
+    assert read_predictions(tmp_path, "base") == []
+    assert len(evaluation.missing) == 2
 
 
-def test_a_direction_without_examples_is_asked_without_and_says_so(tiny_model: Path, dataset: Path) -> None:
+def test_a_direction_without_examples_is_asked_without_and_says_so(
+    tiny_model: Path, dataset: Path, tmp_path: Path
+) -> None:
     write(dataset, "tibetan_sft_filtered_4k.json", [chat("train")])
-    evaluation, _ = evaluate_model(settings(tiny_model, dataset), "")
-    assert evaluation.translation["zh-bo"].prompt.examples == {0: 2}
-    assert "0 of 4 examples" in evaluation.missing["translation.zh-bo.prompt"]
+    evaluation = evaluate(tiny_model, dataset, tmp_path, prompt_format="few_shot")
+    [made] = evaluation.translations
+    assert made.prompt.examples == {0: 2}
+    assert "0-shot" in evaluation.missing["translation.held_out.zh-bo.4-shot"]
 
 
-def test_limit_draws_the_same_records_every_time(tiny_model: Path, dataset: Path) -> None:
-    runs = [evaluate_model(settings(tiny_model, dataset, limit=1), "")[0] for _ in range(2)]
-    whole = evaluate_model(settings(tiny_model, dataset), "")[0]
-    assert runs[0].perplexity == runs[1].perplexity
-    assert runs[0].perplexity.documents == runs[0].translation["zh-bo"].n == 1
-    assert runs[0].perplexity.items_sha256 != whole.perplexity.items_sha256
-    assert runs[0].translation["zh-bo"].chrf.floor is None
+def test_limit_draws_the_same_records_every_time(tiny_model: Path, dataset: Path, tmp_path: Path) -> None:
+    runs = [evaluate(tiny_model, dataset, tmp_path / name, limit=1) for name in ("one", "two")]
+    whole = evaluate(tiny_model, dataset, tmp_path / "whole")
+    assert runs[0].likelihoods == runs[1].likelihoods
+    assert runs[0].likelihoods[0].documents == runs[0].translations[0].n == 1
+    assert runs[0].likelihoods[0].items_sha256 != whole.likelihoods[0].items_sha256
+    assert "shuffled" not in runs[0].translations[0].scores["chrf"].floors
 
 
-def test_a_record_that_stage_1_did_not_write_is_named(tiny_model: Path, dataset: Path) -> None:
+def test_a_record_that_stage_1_did_not_write_is_named(tiny_model: Path, dataset: Path, tmp_path: Path) -> None:
     write(dataset, "tibetan_sft_test_filtered_4k.json", [{"id": "odd", "instruction": "ཀ", "output": "ཁ"}])
     with pytest.raises(UserError, match=r"record 1 \(odd\).*`task`"):
-        evaluate_model(settings(tiny_model, dataset), "")
+        evaluate(tiny_model, dataset, tmp_path)

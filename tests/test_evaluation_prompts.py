@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from conftest import CHINESE, TIBETAN
+from conftest import CHINESE, ENGLISH, TIBETAN
 
 from langadapt.errors import UserError
-from langadapt.evaluation.prompts import ask, choose_format, few_shot_text, pick_examples
-from langadapt.evaluation.translation import score_translation, translate
+from langadapt.evaluation.generation.prompts import ask, choose_prompts, few_shot_text, pick_examples
 from langadapt.models import encode_text, load_model, load_tokenizer
+from langadapt.models.building import train_tokenizer
 from langadapt.recipe.evaluation import EvaluationSettings
+from langadapt.text import units
 
 Record = dict[str, Any]
 
@@ -56,45 +56,55 @@ def test_a_few_shot_prompt_letter_for_letter() -> None:
 
 def test_a_chat_prompt_is_the_records_user_turn_in_the_models_template(tokenizer: Any) -> None:
     asked = question(tokenizer, RECORDS[0], "chat", examples=RECORDS[1:])
-    assert tokenizer.decode(asked.ids) == (
-        f"<|im_start|>user\n{RECORDS[0]['instruction']}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert asked.text == tokenizer.decode(asked.ids)
+    assert asked.text == f"<|im_start|>user\n{RECORDS[0]['instruction']}<|im_end|>\n<|im_start|>assistant\n"
     assert asked.examples == 0
 
 
-def test_the_format_follows_what_the_model_was_trained_on(tiny_model: Path, tokenizer: Any) -> None:
+def test_a_chat_model_is_asked_in_its_own_format_and_in_the_one_that_all_models_share(
+    tiny_model: Path, tokenizer: Any
+) -> None:
     generation = load_model(str(tiny_model)).generation_config
-    assert choose_format(tokenizer, generation, "auto") == "few_shot"  # it has a template, but does not stop at turns
+    both = EvaluationSettings(num_fewshot=[3, 0, 1])
+    shared = [("few_shot", 0), ("few_shot", 1), ("few_shot", 3)]
+    assert choose_prompts(tokenizer, generation, both) == shared  # it has a template, but does not stop at turns
     generation.eos_token_id = [generation.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")]
-    assert choose_format(tokenizer, generation, "auto") == "chat"
-    assert choose_format(tokenizer, generation, "few_shot") == "few_shot"
+    assert choose_prompts(tokenizer, generation, both) == [*shared, ("chat", 0)]
+    assert choose_prompts(tokenizer, generation, EvaluationSettings(prompt_format="few_shot")) == [("few_shot", 4)]
+    assert choose_prompts(tokenizer, None, EvaluationSettings(prompt_format="chat")) == [("chat", 0)]
 
 
 def test_chat_without_a_template_is_refused(tiny_model: Path) -> None:
     bare = load_tokenizer(str(tiny_model))
     bare.chat_template = None
     with pytest.raises(UserError, match="chat template"):
-        choose_format(bare, None, "chat")
+        choose_prompts(bare, None, EvaluationSettings(prompt_format="chat"))
+    assert choose_prompts(bare, None, EvaluationSettings()) == [("few_shot", 4)]
 
 
-def test_examples_are_short_of_median_length_and_never_from_the_test_set(tokenizer: Any) -> None:
-    training = [pair(f"t{n}", "字" * n, "ཀ་" * n) for n in range(1, 60)]
-    same_source = pair("leak1", CHINESE[0], "ཀ")
-    same_target = pair("leak2", "别的", TIBETAN[1])
-    options = {"count": 5, "max_tokens": 200, "seed": 7}
-    chosen = pick_examples(tokenizer, [same_source, *training, same_target], RECORDS, **options)
-    lengths = {
-        r["id"]: len(encode_text(tokenizer, r["source_text"])) + len(encode_text(tokenizer, r["output"]))
-        for r in training
-    }
-    short = sorted(length for length in lengths.values() if length <= 200)
-    assert len(chosen) == 5
-    assert len(short) < len(lengths)
-    middle = short[len(short) // 2 - 4 : len(short) // 2 + 5]
-    assert all(lengths[record["id"]] in middle for record in chosen)
-    assert chosen == pick_examples(tokenizer, [same_source, *training, same_target], RECORDS, **options)
-    assert pick_examples(tokenizer, [same_source, same_target, *RECORDS], RECORDS, **options) == []
-    assert pick_examples(tokenizer, training, RECORDS, count=5, max_tokens=1, seed=7) == []
+def test_examples_are_short_and_of_median_length_and_fewer_are_the_first_of_more() -> None:
+    pool = [pair(f"t{n}", "字" * n, "ཀ་" * n) for n in range(1, 60)]
+    chosen = pick_examples(pool, count=4, max_units=60, seed=7)
+    lengths = {record["id"]: len(units(record["source_text"])) + len(units(record["output"])) for record in pool}
+    assert sorted(lengths[record["id"]] for record in chosen) == [28, 30, 32, 34]  # 2, 4, ... 60 have median 31
+    for count in range(4):
+        assert pick_examples(pool, count=count, max_units=60, seed=7) == chosen[:count]
+    assert pick_examples([], count=5, max_units=60, seed=7) == []
+    assert pick_examples(pool, count=5, max_units=1, seed=7) == []
+
+
+def test_examples_are_drawn_from_a_large_pool_by_the_seed() -> None:
+    pool = [pair(f"t{n}", "字" * (1 + n % 40), "ཀ") for n in range(3000)]
+    drawn = [[record["id"] for record in pick_examples(pool, count=5, max_units=100, seed=seed)] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_models_with_other_tokenizers_are_asked_the_same(tokenizer: Any) -> None:
+    other = train_tokenizer(ENGLISH, vocab_size=300)
+    shown = pick_examples(RECORDS[1:], count=2, max_units=100, seed=7)
+    asked = [question(one, RECORDS[0], "few_shot", examples=shown) for one in (tokenizer, other)]
+    assert asked[0].text == asked[1].text == few_shot_text(RECORDS[0], shown, "zh")
+    assert asked[0].ids != asked[1].ids
 
 
 def test_the_limit_leaves_room_for_the_whole_reference(tokenizer: Any) -> None:
@@ -110,53 +120,11 @@ def test_examples_give_way_to_a_short_window_and_then_the_limit_does(tokenizer: 
     assert everything.examples == 3
 
     window = len(everything.ids) + everything.max_new_tokens - 1
-    assert question(tokenizer, RECORDS[0], "few_shot", examples=RECORDS[1:], window=window).examples == 2
+    fewer = question(tokenizer, RECORDS[0], "few_shot", examples=RECORDS[1:], window=window)
+    assert fewer.examples == 2
+    assert fewer.text == few_shot_text(RECORDS[0], RECORDS[1:3], "zh")
 
     tight = question(tokenizer, RECORDS[0], "few_shot", examples=RECORDS[1:], window=len(plain.ids) + reference + 1)
     assert (tight.examples, tight.max_new_tokens) == (0, reference + 1)
     with pytest.raises(UserError, match="the test record 0"):
         question(tokenizer, RECORDS[0], "few_shot", window=len(plain.ids) + reference)
-
-
-@pytest.fixture(scope="module")
-def knowing_model(tiny_model: Path, tokenizer: Any) -> Any:
-    """The tiny model after it has learned the four translations, and to go on with another after a blank line."""
-    model = load_model(str(tiny_model))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    prompts = [few_shot_text(record, [], "zh") for record in RECORDS]
-    texts = [
-        f"{prompt} {record['output']}\n\n{other}"
-        for prompt, record, other in zip(prompts, RECORDS, [*prompts[1:], prompts[0]], strict=True)
-    ]
-    for _ in range(60):
-        for text in texts:
-            ids = torch.tensor([encode_text(tokenizer, text)])
-            model(input_ids=ids, labels=ids).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    return model.eval()
-
-
-def test_a_model_that_knows_the_translations_scores_full_marks(knowing_model: Any, tokenizer: Any) -> None:
-    settings = EvaluationSettings(token_budget=400)
-    predictions, prompt = translate(knowing_model, tokenizer, RECORDS, settings, "few_shot", [])
-    assert [p.id for p in predictions] == [record["id"] for record in RECORDS]
-    assert [p.hypothesis for p in predictions] == [p.reference for p in predictions] == TIBETAN
-    assert {p.stop_reason for p in predictions} == {"stop"}
-    assert (prompt.format, prompt.examples) == ("few_shot", {0: 4})
-    assert prompt.first == few_shot_text(RECORDS[0], [], "zh")
-
-    scores = score_translation(predictions, prompt)
-    assert (scores.n, scores.empty, scores.cut_off) == (4, 0, 0)
-    assert (scores.bleu.score, scores.chrf.score) == (pytest.approx(100), pytest.approx(100))
-    assert scores.chrf.floor < 50
-
-
-def test_empty_and_cut_off_hypotheses_count(knowing_model: Any, tokenizer: Any) -> None:
-    predictions, prompt = translate(knowing_model, tokenizer, RECORDS, EvaluationSettings(), "few_shot", [])
-    full = score_translation(predictions, prompt)
-    predictions[0] = predictions[0].model_copy(update={"hypothesis": " \u200b", "stop_reason": "length"})
-    scores = score_translation(predictions, prompt)
-    assert (scores.n, scores.empty, scores.cut_off) == (4, 1, 1)
-    assert scores.chrf.score < full.chrf.score
-    assert scores.items_sha256 == full.items_sha256

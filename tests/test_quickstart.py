@@ -44,6 +44,17 @@ def test_kinds_of_text_share_no_year(tmp_path: Path) -> None:
     assert mono.isdisjoint(trace)
 
 
+def test_what_shows_forgetting_names_days_that_nothing_else_names(tmp_path: Path) -> None:
+    cldr.write_held_out(tmp_path, seed=1, documents=20)
+    base = set(re.findall(r"\d{4}", " ".join(cldr.base_texts(1, 1000, 0.05))))
+    for language in ("zh", "en"):
+        lines = (tmp_path / f"{language}.txt").read_text(encoding="utf-8").splitlines()
+        assert len(set(lines)) == 20
+        years = set(re.findall(r"\d{4}", " ".join(lines)))
+        assert years
+        assert years.isdisjoint(base)
+
+
 def test_every_command_names_files_that_exist() -> None:
     for command in COMMANDS:
         for word in command.split():
@@ -51,13 +62,20 @@ def test_every_command_names_files_that_exist() -> None:
                 assert (REPOSITORY / word).is_file(), command
 
 
-def result(bits: float, chrf: float, floor: float | None = 20.0) -> dict:
-    scores = {"bleu": {"score": 1.0, "floor": floor}, "chrf": {"score": chrf, "floor": floor}}
-    return {"perplexity": {"bits_per_byte": bits}, "translation": {"zh-bo": scores}}
+def result(bits: float, chrf: float, floor: float | None = 20.0, formats: tuple[str, ...] = ("few_shot",)) -> dict:
+    def made(format: str, score: float) -> dict:
+        floors = {} if floor is None else {"shuffled": floor}
+        scores = {"bleu": {"score": 1.0, "floors": floors}, "chrf": {"score": score, "floors": floors}}
+        return {"direction": "zh-bo", "prompt": {"format": format}, "scores": scores}
+
+    return {
+        "likelihoods": [{"language": language, "bits_per_byte": bits} for language in ("bo", "zh", "en")],
+        "translations": [made(format, chrf if format == formats[-1] else 0.0) for format in formats],
+    }
 
 
 def test_closing_words_say_when_a_stage_did_not_do_its_work() -> None:
-    good = {"base": result(5, 10), "cpt": result(1, 25), "sft": result(2, 80)}
+    good = {"base": result(5, 10), "cpt": result(1, 25), "sft": result(2, 80, formats=("few_shot", "chat"))}
     assert all("NOT" not in sentence for sentence in verdicts(good))
     worse = {"base": result(1, 10), "cpt": result(1, 25), "sft": result(2, 26)}
     assert all("NOT" in sentence for sentence in verdicts(worse))

@@ -180,3 +180,14 @@ def test_contradictions_are_all_reported() -> None:
         )
     for part in ("the layout of 'mix'", "'nowhere'", "has no fr", "'none' lacks {text}"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", WITH_STAGE_1, ids=lambda path: path.name)
+def test_training_files_of_stage_4_are_what_is_trained_on(recipe: Path) -> None:
+    evaluation = load_settings(EvaluationSettings, recipe / "evaluate.yaml")
+    trained = {
+        Path(load_training_settings(recipe / f"{stage}.yaml").dataset).name
+        for stage in ("cpt", "sft")
+        if (recipe / f"{stage}.yaml").is_file()
+    }
+    assert not evaluation.training_files or set(evaluation.training_files) == trained

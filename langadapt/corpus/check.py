@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from langadapt.corpus.progress import Advance, Progress
-from langadapt.corpus.reading import Bad, convert_script, iter_lines, open_bytes
-from langadapt.corpus.reading.containers import Item, iter_records
+from langadapt.corpus.reading import Bad, convert_script
 from langadapt.corpus.records import comparable_texts, quoting_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.errors import UserError, run_command
 from langadapt.files import check_vouched, iter_json_array, read_json_object, require_file
+from langadapt.files.containers import Item, iter_lines, iter_records, open_bytes
 from langadapt.files.records import Record
-from langadapt.recipe.sources import container_of
+from langadapt.files.suffixes import container_of
 
 HELD_OUT, TRAINING = ("cpt_test", "sft_test"), ("cpt_final", "sft_final")
 _AT_ONCE = 256  # records

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from langadapt.corpus.storing import source_files
+from langadapt.files.suffixes import COMPRESSED
 from langadapt.recipe.preprocess import PreprocessSettings
-from langadapt.recipe.sources import COMPRESSED, LinesSource
+from langadapt.recipe.sources import LinesSource
 
 # Seconds a gigabyte on two cores (docs/RESULTS.md); only how they compare matters.
 _READING, _SCANNING, _PAIRING, _DUPLICATES, _HOLDING_OUT, _DRAWING, _CHECKING = 15.0, 30.0, 12.0, 1.5, 5.0, 12.0, 3.0

@@ -13,14 +13,16 @@ import numpy as np
 from langadapt.corpus import parts
 from langadapt.corpus.columns import write_columns
 from langadapt.corpus.parts import Arrays, Part
-from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, files_matching, open_bytes, read_rows
+from langadapt.corpus.reading import Bad, Dropped, TextRow, TurnRow, files_matching, read_rows
 from langadapt.corpus.reading.hub import folder_of, resolve_commit
 from langadapt.corpus.turns import TURNS
 from langadapt.errors import UserError
 from langadapt.files import atomic_path, require_file
+from langadapt.files.containers import open_bytes
+from langadapt.files.suffixes import COMPRESSED
 from langadapt.recipe.language import load_language
 from langadapt.recipe.preprocess import PreprocessSettings
-from langadapt.recipe.sources import COMPRESSED, FieldsSource, LinesSource, PairsSource, Source, languages_of
+from langadapt.recipe.sources import FieldsSource, LinesSource, PairsSource, Source, languages_of
 
 EXAMPLES = 3  # of each reason in the report
 QUARANTINED = 1_000  # records of a source; more are counted only

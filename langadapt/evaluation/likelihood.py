@@ -8,17 +8,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.evaluation.results import Likelihood
-from langadapt.evaluation.test_sets import sha256_of_items
+from langadapt.evaluation.results import Document, Interval, Likelihood
+from langadapt.evaluation.test_sets import TextSet, sha256_of_items
 from langadapt.models import encode_texts
+from langadapt.recipe import load_language
+from langadapt.text import units
 
 _LONGEST_WINDOW = 2048  # tokens, where the recipe names none
 _LOGITS = 2**26  # logits in float32 at a time: 256 MiB
+# A CPU works from its caches, which larger batches and larger pieces of the logits do not fit in.
+_CPU_TOKENS = 1024  # tokens in a batch
+_CPU_ROWS = 256  # positions whose logits are there at a time
+_SEED = 12345  # of the bootstrap
+_MOST_NATS = 700  # a token, beyond which a float does not hold the perplexity
 
 
 @dataclass(frozen=True)
@@ -33,55 +41,119 @@ class Window:
 def measure_likelihood(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: TextSet,
     *,
     max_length: int | None,
+    stride: int | None,
     token_budget: int,
-) -> Likelihood:
-    """Return bits per byte and token perplexity of ``texts`` (normalised, not empty), summed over all of them.
+    resamples: int,
+) -> tuple[Likelihood, list[Document]]:
+    """Return how well a model predicts the texts of a set, all together and one by one, in the set's order.
 
     ``max_length`` is the length of a window in tokens; None stands for the model's longest sequence, 2,048 at most.
+    ``stride`` is how many of its tokens a window predicts, the others being context; None stands for all of them.
 
-    Bits per byte is -sum(log2 p) / sum(UTF-8 bytes), as in lm-evaluation-harness; it compares across tokenizers.
-    Raises `UserError` when the window is longer than the model's longest sequence, and when it gives no number.
+    Bits per byte is -sum(log2 p) / sum(UTF-8 bytes), as in lm-evaluation-harness; like bits per character (a code
+    point of the normalised text) and per unit it compares across tokenizers, token perplexity does not. The interval
+    is the percentile bootstrap of that ratio over documents (Efron and Tibshirani 1993, chapter 13), with a fixed seed.
+
+    Raises `UserError` when the window is longer than the model's longest sequence or shorter than the stride, when the
+    texts hold no unit, and when the model gives no number.
     """
-    longest = longest_sequence(model)
-    if max_length is None:
-        max_length = min(longest or _LONGEST_WINDOW, _LONGEST_WINDOW)
-    elif longest is not None and max_length > longest:
-        raise UserError(f"max_length={max_length}: the longest sequence of {model.name_or_path} is {longest} tokens.")
-    documents = encode_texts(tokenizer, texts)
+    max_length, stride = _window_lengths(model, max_length, stride)
+    tokens = encode_texts(tokenizer, texts.texts)
     log_likelihoods = document_log_likelihoods(
         model,
-        documents,
+        tokens,
         prefix_id=prefix_token_id(tokenizer),
         max_length=max_length,
+        stride=stride,
         token_budget=token_budget,
     )
-    total = math.fsum(log_likelihoods)
-    if not math.isfinite(total):
+    nats = -math.fsum(log_likelihoods)
+    token_count = sum(map(len, tokens))
+    if not nats / token_count < _MOST_NATS:
         raise UserError(
-            f"{model.name_or_path}: the likelihood is {total}, no number. Try dtype=float32; if it stays, the weights "
-            "are broken."
+            f"{model.name_or_path}: {nats / token_count:.3g} nats a token of {texts.name} ({texts.language}) is no "
+            "likelihood. Try dtype=float32; if it stays, the weights are broken."
         )
-    tokens = sum(map(len, documents))
-    size = sum(len(text.encode()) for text in texts)
-    return Likelihood(
-        bits_per_byte=-total / math.log(2) / size,
-        token_perplexity=math.exp(-total / tokens),
+    documents = [
+        Document(
+            test_set=texts.name,
+            language=texts.language,
+            id=key,
+            bits=-value / math.log(2),
+            bytes=len(text.encode()),
+            characters=len(text),
+            units=len(units(text)),
+            tokens=len(ids),
+        )
+        for key, text, ids, value in zip(texts.ids, texts.texts, tokens, log_likelihoods, strict=True)
+    ]
+    bits = nats / math.log(2)
+    size = sum(document.bytes for document in documents)
+    characters = sum(document.characters for document in documents)
+    unit_count = sum(document.units for document in documents)
+    if not unit_count:
+        raise UserError(f"the test set {texts.name} holds no letter and no number in {texts.language}. Leave it out.")
+    likelihood = Likelihood(
+        test_set=texts.name,
+        language=texts.language,
+        bits_per_byte=bits / size,
+        interval=_interval(documents, resamples),
+        bits_per_character=bits / characters,
+        bits_per_unit=bits / unit_count,
+        unit=load_language(texts.language).segmentation,
+        token_perplexity=math.exp(nats / token_count),
         bytes=size,
-        tokens=tokens,
-        documents=len(texts),
+        characters=characters,
+        units=unit_count,
+        tokens=token_count,
+        documents=len(documents),
         max_length=max_length,
-        items_sha256=sha256_of_items(texts),
-        tokenization_sha256=hashlib.sha256(str(sorted(documents)).encode()).hexdigest(),
+        stride=stride,
+        items_sha256=sha256_of_items(texts.texts),
+        tokenization_sha256=hashlib.sha256(str(sorted(tokens)).encode()).hexdigest(),
     )
+    return likelihood, documents
 
 
 def longest_sequence(model: PreTrainedModel) -> int | None:
     """Return how many tokens a model was built for, or None where its config does not say."""
     longest: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return longest
+
+
+def _window_lengths(model: PreTrainedModel, max_length: int | None, stride: int | None) -> tuple[int, int]:
+    longest = longest_sequence(model)
+    if max_length is None:
+        max_length = min(longest or _LONGEST_WINDOW, _LONGEST_WINDOW)
+    elif longest is not None and max_length > longest:
+        raise UserError(f"max_length={max_length}: the longest sequence of {model.name_or_path} is {longest} tokens.")
+    if stride is not None and stride > max_length:
+        raise UserError(
+            f"stride={stride}: a window has {max_length} tokens, and each must be predicted. Use a smaller stride."
+        )
+    return max_length, stride or max_length
+
+
+def _interval(documents: Sequence[Document], resamples: int) -> Interval | None:
+    """Return the middle 95 % of bits per byte over documents drawn with replacement; None for a single document.
+
+    Documents are drawn from their list in the order of their ids, so that the order of the test set does not matter.
+    """
+    if len(documents) < 2:
+        return None
+    ordered = sorted(documents, key=lambda document: document.id)
+    bits = np.array([document.bits for document in ordered])
+    sizes = np.array([document.bytes for document in ordered])
+    generator = np.random.default_rng(_SEED)
+    ratios = np.empty(resamples)
+    for resample in range(resamples):
+        drawn = generator.integers(len(ordered), size=len(ordered))
+        ratios[resample] = bits[drawn].sum() / sizes[drawn].sum()
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Interval(low=low, high=high)
 
 
 def prefix_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -95,21 +167,28 @@ def prefix_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     )
 
 
-def windows(document: int, ids: Sequence[int], prefix_id: int, max_length: int) -> Iterator[Window]:
-    """Yield windows of at most ``max_length`` inputs that predict every token of a document exactly once.
+def windows(document: int, ids: Sequence[int], prefix_id: int, max_length: int, stride: int) -> Iterator[Window]:
+    """Yield windows of at most ``max_length`` inputs that together predict every token of a document exactly once.
 
-    The rolling windows of lm-evaluation-harness with a context of one token, here for ``max_length`` 4::
+    The first window predicts all it can, those after it ``stride`` tokens each. A line is a window of ``max_length`` 4,
+    P the prefix token, a dot what was predicted before::
 
-        inputs   P a b c | d e f g |   f g h i        P: the prefix token
-        targets  a b c d | e f g h |       i j
+        stride 4                 stride 2
+        inputs   targets         inputs   targets
+        P a b c  a b c d         P a b c  a b c d
+        d e f g  e f g h         b c d e  . . e f
+        f g h i  . . i j         d e f g  . . g h
+                                 f g h i  . . i j
 
-    A window after the first starts with the last token of the one before it. The last is filled up from the left, so
-    that its few tokens are not predicted from nothing.
+    With ``stride`` equal to ``max_length`` these are the rolling windows of lm-evaluation-harness, with a context of
+    one token: the last is filled up from the left, so that its few tokens are not predicted from nothing.
     """
     stream = [prefix_id, *ids]
-    for start in range(0, len(ids), max_length):
-        end = min(start + max_length, len(ids))
+    start = 0
+    while start < len(ids):
+        end = min(start + (stride if start else max_length), len(ids))
         yield Window(document, stream[max(0, end - max_length) : end], list(ids[start:end]))
+        start = end
 
 
 def document_log_likelihoods(
@@ -118,23 +197,26 @@ def document_log_likelihoods(
     *,
     prefix_id: int,
     max_length: int,
+    stride: int,
     token_budget: int,
 ) -> list[float]:
     """Return the natural log-likelihood of each document, the same for any ``token_budget`` up to rounding.
 
-    Windows of like length share a batch of at most ``token_budget`` tokens; when the GPU's memory does not hold one,
-    it and those after it are halved. Log-probabilities are float32, their sums float64.
+    Windows of like length share a batch of at most ``token_budget`` tokens, on the CPU of at most 1,024; when the GPU's
+    memory does not hold a batch, it and those after it are halved. Log-probabilities are float32, their sums float64.
     """
-    todo = [w for number, ids in enumerate(documents) for w in windows(number, ids, prefix_id, max_length)]
+    if model.device.type == "cpu":
+        token_budget = min(token_budget, _CPU_TOKENS)
+    todo = [w for number, ids in enumerate(documents) for w in windows(number, ids, prefix_id, max_length, stride)]
     todo.sort(key=lambda window: len(window.inputs), reverse=True)
-    output_layer = _output_layer(model, todo[0].inputs[:2]) if todo else None
+    output_layer = split_output_layer(model, todo[0].inputs[:2]) if todo else None
     totals = [0.0] * len(documents)
     with tqdm(total=sum(map(len, documents)), desc="likelihood", unit="token", unit_scale=True, disable=None) as bar:
         while todo:
             width = len(todo[0].inputs)
             batch = todo[: max(1, token_budget // width)]
             try:
-                values = _log_likelihoods(model, output_layer, batch)
+                values = batch_log_likelihoods(model, output_layer, batch)
             except torch.OutOfMemoryError:
                 if len(batch) == 1:
                     raise UserError(
@@ -151,7 +233,7 @@ def document_log_likelihoods(
 
 
 @torch.inference_mode()
-def _log_likelihoods(model: PreTrainedModel, output_layer: Any, batch: Sequence[Window]) -> list[float]:
+def batch_log_likelihoods(model: PreTrainedModel, output_layer: Any, batch: Sequence[Window]) -> list[float]:
     """Return the log-likelihood of each window's targets. Padding stands on the right, where no token sees it."""
     width = max(len(window.inputs) for window in batch)
     ids = torch.zeros((len(batch), width), dtype=torch.long)
@@ -167,18 +249,20 @@ def _log_likelihoods(model: PreTrainedModel, output_layer: Any, batch: Sequence[
         states = model(input_ids=ids, use_cache=False).logits[predicts]
     else:
         states = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[predicts]
-    rows = max(1, _LOGITS // model.config.get_text_config().vocab_size)
+    rows = _CPU_ROWS if ids.device.type == "cpu" else max(1, _LOGITS // model.config.get_text_config().vocab_size)
     parts = []
     for some_states, some_targets in zip(torch.split(states, rows), torch.split(targets, rows), strict=True):
         logits = (some_states if output_layer is None else output_layer(some_states)).float()
-        parts.append(logits.gather(-1, some_targets[:, None]).squeeze(-1) - logits.logsumexp(-1))
+        logits -= logits.amax(-1, keepdim=True)  # in place, as the exponential below: a copy takes longer than the sum
+        targeted = logits.gather(-1, some_targets[:, None]).squeeze(-1)
+        parts.append(targeted - logits.exp_().sum(-1).log())
     log_probabilities = torch.cat(parts).double()
     lengths = [len(window.targets) for window in batch]
     return [float(part.sum()) for part in torch.split(log_probabilities, lengths)]
 
 
 @torch.inference_mode()
-def _output_layer(model: PreTrainedModel, ids: Sequence[int]) -> Any:
+def split_output_layer(model: PreTrainedModel, ids: Sequence[int]) -> Any:
     """Return the layer from hidden states to logits, or None where the model does more after it (Gemma's soft cap).
 
     Applied to a few positions at a time it spares the logits of a whole batch: 10 GB for 16,384 tokens of Qwen2.5.

@@ -16,7 +16,7 @@ from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.inference.generation import decode, without_model_defaults
+from langadapt.inference.decoding import decode, without_model_defaults
 from langadapt.recipe.inference import Sampling
 
 _CLUSTER = regex.compile(r"\X")

@@ -47,6 +47,12 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
+def beginning_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the beginning-of-sequence token where the tokenizer puts one before every text (Llama), else nothing."""
+    beginning = tokenizer.bos_token_id
+    return [beginning] if beginning is not None and beginning in tokenizer("")["input_ids"] else []
+
+
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return `encode_text` of every text; all cores take part, so give it hundreds at a time."""
     return _encode_all(tokenizer, texts, control_tokens_are_text=True)

@@ -39,6 +39,7 @@ COMMANDS = [
     f"{_EVALUATE} --compare",
     f"python 5_analyze_weights.py --config {RECIPE}/weights.yaml",
 ]
+LANGUAGES = ("bo", "zh", "en")
 MARGIN = 10.0  # chrF points, far more than two draws of a hundred test sentences differ by
 TALK = f"python 6_test_inference.py --config {RECIPE}/inference.yaml"
 
@@ -57,21 +58,24 @@ def main() -> None:
     console.print(results_table(results))
     for sentence in verdicts(results):
         console.print(sentence)
-    console.print(
-        f"{(time.monotonic() - started) / 60:.1f} minutes. Charts: {RESULTS}, {WRITTEN[-1]}. Talk to the model:"
-    )
+    console.print(f"{(time.monotonic() - started) / 60:.1f} minutes. Charts: {RESULTS}, {WRITTEN[-1]}.")
+    console.print(f"Every translation, side by side: {RESULTS}/report.html. Talk to the model:")
     console.print(f"\n[bold]$ {TALK}[/bold]", soft_wrap=True)
 
 
 def results_table(results: dict[str, Any]) -> Table:
     """Return the table of base, CPT and SFT; every score of translation with its floor in brackets."""
-    directions = sorted({direction for result in results.values() for direction in result["translation"]})
+    directions = sorted({made["direction"] for result in results.values() for made in result["translations"]})
     metrics = (("bleu", "BLEU"), ("chrf", "chrF"))
-    table = Table("", "bits/byte", *(f"{name} {direction}" for direction in directions for _, name in metrics))
+    columns = [f"bits/byte {language}" for language in LANGUAGES]
+    table = Table("", *columns, *(f"{name} {direction}" for direction in directions for _, name in metrics))
     for name, result in results.items():
-        scores = [_score(result["translation"].get(d), metric) for d in directions for metric, _ in metrics]
-        table.add_row(name, f"{result['perplexity']['bits_per_byte']:.3f}", *scores)
-    table.caption = "held-out text; in brackets the floor: the same metric with the references shuffled"
+        scores = [_score(translation_of(result, d), metric) for d in directions for metric, _ in metrics]
+        table.add_row(name, *(f"{bits_per_byte(result, language):.3f}" for language in LANGUAGES), *scores)
+    table.caption = (
+        "held-out text; zh and en: what the base model knew; in brackets the floor: the same metric with references "
+        "shuffled; base and cpt were asked with examples, sft in its chat format"
+    )
     return table
 
 
@@ -81,26 +85,40 @@ def verdicts(results: dict[str, Any]) -> list[str]:
     SFT has to be `MARGIN` points above both CPT and its own floor.
     """
     base, cpt, sft = (results[name] for name in MODELS)
-    before, after = base["perplexity"]["bits_per_byte"], cpt["perplexity"]["bits_per_byte"]
+    before, after = bits_per_byte(base, "bo"), bits_per_byte(cpt, "bo")
     sentences = [
         f"CPT {'beats' if after < before else 'does NOT beat'} base in bits per byte: {before:.3f} to {after:.3f}."
     ]
-    for direction, scores in sorted(sft["translation"].items()):
-        earlier, later = cpt["translation"][direction]["chrf"]["score"], scores["chrf"]["score"]
-        floor = scores["chrf"]["floor"] or 0.0
+    for made in sorted(cpt["translations"], key=lambda made: made["direction"]):
+        scores = translation_of(sft, made["direction"])["scores"]["chrf"]
+        earlier, later, floor = made["scores"]["chrf"]["score"], scores["score"], _floor(scores) or 0.0
         beats = later - max(earlier, floor) >= MARGIN
         sentences.append(
-            f"SFT {'beats' if beats else 'does NOT clearly beat'} CPT in chrF, {direction}: "
+            f"SFT {'beats' if beats else 'does NOT clearly beat'} CPT in chrF, {made['direction']}: "
             f"{earlier:.1f} to {later:.1f}, floor {floor:.1f}."
         )
     return sentences
 
 
-def _score(direction: dict[str, Any] | None, metric: str) -> str:
-    if direction is None:
-        return "n/a"
-    floor = direction[metric]["floor"]
-    return f"{direction[metric]['score']:.1f} ({'n/a' if floor is None else f'{floor:.1f}'})"
+def bits_per_byte(result: dict[str, Any], language: str) -> float:
+    """Return the figure of one language's held-out text."""
+    return float(next(each["bits_per_byte"] for each in result["likelihoods"] if each["language"] == language))
+
+
+def translation_of(result: dict[str, Any], direction: str) -> dict[str, Any]:
+    """Return a direction's result under the model's own prompt: chat, where it was asked so."""
+    made = [each for each in result["translations"] if each["direction"] == direction]
+    return min(made, key=lambda each: each["prompt"]["format"] != "chat")
+
+
+def _score(made: dict[str, Any], metric: str) -> str:
+    floor = _floor(made["scores"][metric])
+    return f"{made['scores'][metric]['score']:.1f} ({'n/a' if floor is None else f'{floor:.1f}'})"
+
+
+def _floor(score: dict[str, Any]) -> float | None:
+    floor: float | None = score["floors"].get("shuffled")
+    return floor
 
 
 def _run(command: str) -> None:

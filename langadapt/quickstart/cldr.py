@@ -26,6 +26,7 @@ _STYLES = ("full", "long")
 _TRACE_YEARS = range(1880, 1900)
 _MONO_YEARS = range(1900, 1950)
 _PAIR_YEARS = range(1950, 2040)
+_HELD_OUT_YEARS = range(2040, 2050)
 
 Triplet = dict[str, str]
 
@@ -67,6 +68,16 @@ def base_texts(seed: int, count: int, tibetan_share: float) -> list[str]:
             texts.append(f"{chance.choice(names)}\n{_document(language, _PAIR_YEARS, chance)}")
     chance.shuffle(texts)
     return texts
+
+
+def write_held_out(folder: Path, seed: int, documents: int) -> None:
+    """Write ``zh.txt`` and ``en.txt``: what the base model knows, on days that no training text names.
+
+    What later stages lose on them was forgotten.
+    """
+    for code in ("zh", "en"):
+        chance = random.Random(f"held out {seed}")
+        _write_lines(folder / f"{code}.txt", (_document(code, _HELD_OUT_YEARS, chance) for _ in range(documents)))
 
 
 def terms() -> list[Triplet]:

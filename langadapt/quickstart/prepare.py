@@ -18,6 +18,7 @@ from langadapt.quickstart import cldr
 
 SEED = 42
 PAIRS, DOCUMENTS, INSTRUCTIONS = 3000, 1200, 600
+HELD_OUT = 60
 BASE_TEXTS, TIBETAN_SHARE = 6000, 0.002
 VOCABULARY, HIDDEN_SIZE, LAYERS, HEADS, CONTEXT = 1200, 128, 5, 4, 512
 
@@ -25,6 +26,7 @@ VOCABULARY, HIDDEN_SIZE, LAYERS, HEADS, CONTEXT = 1200, 128, 5, 4, 512
 def main() -> None:
     data_dir, model_dir = (Path(given) for given in (*sys.argv[1:], "hf_data/quickstart", "saves/quickstart/new")[:2])
     cldr.write_sources(data_dir, SEED, PAIRS, DOCUMENTS, INSTRUCTIONS)
+    cldr.write_held_out(data_dir / "held_out", SEED, HELD_OUT)
     texts = cldr.base_texts(SEED, BASE_TEXTS, TIBETAN_SHARE)
     write_json_array(data_dir / "base_text.json", cldr.as_records(texts))
     tokenizer = train_tokenizer(texts, VOCABULARY)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from langadapt.recipe.inference import check_templates
 from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
+from langadapt.recipe.test_sets import OWN, ChoiceSet, TestSet
 
 _FILE_NAME = re.compile(r"^\w[\w.+-]{0,99}$")
 
 
 class EvaluationSettings(Settings):
     """Everything a figure of stage 4 depends on besides the model and the data; stored beside the figures."""
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "fewshot_max_tokens": "It is `fewshot_max_units` now, in syllables or words: the same examples for all."
+    }
 
     model_path: str | None = Field(None, description="the model to evaluate: a folder or a hub name")
     model_name: str | None = Field(None, description="its name in files, charts and tables, e.g. base, cpt, sft_epoch2")
@@ -31,23 +38,73 @@ class EvaluationSettings(Settings):
     directions: list[Direction] | None = Field(
         None, description="translation directions to score, e.g. [zh-bo, en-bo]; null: all in translation_file"
     )
+    test_sets: dict[str, TestSet] = Field(
+        default_factory=dict,
+        description="more test sets by name: FLORES, NTREX, lines or fields; see docs/EVALUATION.md",
+    )
+    choice_sets: dict[str, ChoiceSet] = Field(
+        default_factory=dict, description="multiple-choice and short-answer sets by name: MM-Eval, Belebele, Ti-MMLU"
+    )
+    training_files: list[str] = Field(
+        default_factory=list,
+        description="what the models were trained on, in dataset_dir, or .json, .jsonl and .txt elsewhere: test items "
+        "that stand in them are counted, and the others scored apart",
+    )
+    contamination_ngram: int = Field(
+        8, ge=2, description="syllables, characters or words in a row that count as found in a training file"
+    )
     limit: int | None = Field(
         None, ge=1, description="at most so many documents, and so many records a direction, drawn with `seed`"
     )
     seed: int = Field(42, description="draws the records of `limit` and the examples in a prompt")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind intervals and p-values")
 
     prompt_format: Literal["auto", "chat", "few_shot"] = Field(
-        "auto", description="auto: the chat template for a model trained to answer in turns, else a few-shot prompt"
+        "auto",
+        description="few_shot: translations to continue, the same for all models; chat: the chat template; auto: "
+        "few_shot, and chat as well for a model trained to answer in turns",
     )
     prompt_language: str = Field("zh", description="language of the names that label the lines of a few-shot prompt")
-    num_fewshot: int = Field(4, ge=0, description="translations shown ahead of the question in a few-shot prompt")
-    fewshot_max_tokens: int = Field(256, ge=1, description="longest example in a few-shot prompt, in tokens")
+    num_fewshot: int | list[int] = Field(
+        4, description="translations shown ahead of the question in a few-shot prompt; a list: each of them, as a study"
+    )
+    fewshot_max_units: int = Field(
+        100, ge=1, description="longest example in a few-shot prompt: syllables, characters or words of both languages"
+    )
+    translation_template: str = Field(
+        "请将以下{source}翻译成{target}：{text}",
+        description="what a chat model is asked on test sets that bring no instruction: {source}, {target}, {text}",
+    )
+    translation_templates: dict[Direction, str] = Field(
+        default_factory=dict, description="templates for single directions in its place"
+    )
     length_ratio: float = Field(
         1.5, ge=1, description="generation may take so many times the reference's tokens, and 16 more"
+    )
+    max_new_tokens: int = Field(512, ge=1, description="--predict: longest answer, in tokens")
+    num_beams: int = Field(1, ge=1, description="1: greedy; more: beam search, several times slower")
+    strict: bool = Field(
+        False,
+        description="the same text for any batch size: float32, and what hangs by a rounding error generated alone",
+    )
+    engine: Literal["transformers", "vllm"] = Field(
+        "transformers", description="what generates; vllm must be installed"
+    )
+
+    comet_model: str | None = Field(
+        None,
+        description="checkpoint file of COMET, for languages that its encoder has seen; needs the command comet-score",
+    )
+    labse_model: str | None = Field(None, description="folder of LaBSE: how close hypothesis and source are in meaning")
+    language_identifier: str | None = Field(
+        None, description="a fastText language identification model (.bin, .ftz), to count hypotheses off target"
     )
 
     max_length: int | None = Field(
         None, ge=2, description="tokens a likelihood window; null: what the model can take, at most 2048"
+    )
+    stride: int | None = Field(
+        None, ge=1, description="tokens between likelihood windows that overlap; null: they are disjoint"
     )
     token_budget: int = Field(16384, ge=1, description="tokens in a batch, padding included")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N; auto: the first GPU, else the CPU")
@@ -69,4 +126,25 @@ class EvaluationSettings(Settings):
             raise ValueError(
                 f"`model_name` is {self.model_name!r}: it names files, so use letters, digits and _ . + - (at most 100)"
             )
+        problems = check_templates(self.translation_template, self.translation_templates)
+        if self.stride is not None and self.max_length is not None and self.stride > self.max_length:
+            problems.append(f"`stride` is {self.stride}, longer than a window (max_length={self.max_length})")
+        if not self.shots or min(self.shots) < 0:
+            problems.append(f"`num_fewshot` is {self.num_fewshot}: give 0 or more, or a list of such")
+        if self.strict and self.dtype not in ("auto", "float32"):
+            problems.append(f"`strict` needs float32, but `dtype` is {self.dtype}")
+        if self.strict and self.engine == "vllm":
+            problems.append("`strict` needs engine=transformers: vLLM's batches are its own")
+        if self.strict and self.num_beams > 1:
+            problems.append(f"`strict` needs num_beams=1, not {self.num_beams}")
+        for name in (*self.test_sets, *self.choice_sets):
+            if name == OWN or not _FILE_NAME.match(name):
+                problems.append(f"{name!r} cannot name a test set: use letters, digits and _ . + -, and not {OWN}")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def shots(self) -> list[int]:
+        """The numbers of examples to ask with, each once, in rising order."""
+        return sorted({*([self.num_fewshot] if isinstance(self.num_fewshot, int) else self.num_fewshot)})

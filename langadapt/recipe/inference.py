@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -47,12 +48,16 @@ class InferenceSettings(Sampling):
 
     @model_validator(mode="after")
     def _templates_can_be_filled(self) -> InferenceSettings:
-        templates = {"translation_template": self.translation_template}
-        templates |= {f"translation_templates.{name}": text for name, text in self.translation_templates.items()}
-        problems = [f"{key}: {problem}" for key, text in templates.items() if (problem := _template_problem(text))]
-        if problems:
+        if problems := check_templates(self.translation_template, self.translation_templates):
             raise ValueError("; ".join(problems))
         return self
+
+
+def check_templates(template: str, by_direction: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with ``translation_template`` and ``translation_templates``, by key."""
+    templates = {"translation_template": template}
+    templates |= {f"translation_templates.{name}": text for name, text in by_direction.items()}
+    return [f"{key}: {problem}" for key, text in templates.items() if (problem := _template_problem(text))]
 
 
 def _template_problem(template: str) -> str | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import regex
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from langadapt.errors import UserError
 from langadapt.recipe.settings import Settings, load_settings
@@ -15,6 +15,10 @@ from langadapt.recipe.settings import Settings, load_settings
 Direction = Annotated[str, Field(pattern=r"^[A-Za-z_]+-[A-Za-z_]+$", description="source-target, e.g. zh-bo")]
 
 PROFILES = Path(__file__).resolve().parents[2] / "configs" / "languages"
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
 
 
 class Language(Settings):
@@ -35,12 +39,27 @@ class Language(Settings):
         description="sacrebleu's tokenizer for this language; syllables: tsheg syllables, cut by us, tokenizer none"
     )
     fonts: list[str] = Field(default_factory=list, description="font families that hold its script, best first")
-    flores: str | None = Field(None, description="its label in FLORES, e.g. bod_Tibt")
+    flores: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        default_factory=list,
+        description="its label in FLORES-200, e.g. bod_Tibt; a list where FLORES+ has another: [zho_Hans, cmn_Hans]",
+    )
+    ntrex: str | None = Field(None, description="its label in NTREX-128, e.g. bod or zho-CN")
+    question_label: str = Field("Q", description="what stands before a question in a prompt, e.g. དྲི་བ")
+    answer_label: str = Field("A", description="what stands before its answer, e.g. ལན")
 
     @field_validator("scripts")
     @classmethod
     def _scripts_exist(cls, names: list[str]) -> list[str]:
         return require_scripts(names)
+
+    def name_in(self, prompt_language: str) -> str:
+        """Return what a prompting language calls this one; raise `UserError` where the profile does not say."""
+        if prompt_language not in self.names:
+            raise UserError(
+                f"{PROFILES / self.code}.yaml: `names` has none for prompt_language={prompt_language}. Add it, or "
+                f"choose one of {', '.join(self.names)}."
+            )
+        return self.names[prompt_language]
 
 
 @cache

@@ -8,25 +8,9 @@ from typing import Annotated, Any, Literal
 import regex
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from langadapt.files.suffixes import CONTAINERS, container_of
 from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
-
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-CONTAINERS = {
-    ".txt": "text",
-    ".tsv": "tsv",
-    ".csv": "csv",
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".parquet": "parquet",
-}
-
-
-def container_of(name: str) -> str | None:
-    """Return what a file name says of the file: text, tsv, csv, json, jsonl or parquet; None for other suffixes."""
-    path = PurePath(name)
-    return CONTAINERS.get(PurePath(path.stem if path.suffix in COMPRESSED else name).suffix)
 
 
 def is_pattern(name: str) -> bool:

@@ -1,6 +1,5 @@
 """Sources of stage 1 as rows: every container, every layout, one record at a time, in the languages' normal form."""
 
-from langadapt.corpus.reading.containers import iter_lines, open_bytes
 from langadapt.corpus.reading.languages import convert_script, language_of, prepare
 from langadapt.corpus.reading.layouts import files_matching, read_rows
 from langadapt.corpus.reading.rows import Dropped, TextRow, TurnRow
@@ -13,9 +12,7 @@ __all__ = [
     "TurnRow",
     "convert_script",
     "files_matching",
-    "iter_lines",
     "language_of",
-    "open_bytes",
     "prepare",
     "read_rows",
 ]

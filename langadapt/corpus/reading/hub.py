@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from langadapt.corpus.reading.containers import BATCH, Item, arrow_records, require_columns
 from langadapt.errors import UserError
+from langadapt.files.containers import BATCH, Item, arrow_records, require_columns
 from langadapt.recipe.sources import HubDataset
 
 if TYPE_CHECKING:

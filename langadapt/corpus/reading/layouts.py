@@ -12,7 +12,6 @@ from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
-from langadapt.corpus.reading.containers import iter_lines, iter_records, open_bytes
 from langadapt.corpus.reading.conversations import (
     BadRecordError,
     read_instruction,
@@ -24,6 +23,7 @@ from langadapt.corpus.reading.languages import direction_of, prepare
 from langadapt.corpus.reading.rows import Dropped, TextRow, TurnRow
 from langadapt.errors import UserError
 from langadapt.files import Bad, excerpt, require_file
+from langadapt.files.containers import iter_lines, iter_records, open_bytes
 from langadapt.files.records import Record
 from langadapt.recipe.sources import (
     FieldsSource,

@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from langadapt.errors import UserError
-from langadapt.files import Bad, excerpt, is_text, parse_record, require_file, stream_json_array
-from langadapt.files.records import Record
-from langadapt.recipe.sources import COMPRESSED, CONTAINERS, container_of
+from langadapt.files.json_stream import Bad, excerpt, is_text, parse_record, stream_json_array
+from langadapt.files.records import Record, require_file
+from langadapt.files.suffixes import COMPRESSED, CONTAINERS, container_of
 
 Item = tuple[int, Record] | Bad
 
@@ -101,6 +101,14 @@ def iter_records(
         else:
             rows = _iter_csv(path, handle) if container == "csv" else _iter_tsv(path, handle)
             yield from _named(path, rows, columns, required)
+
+
+def read_records(path: Path, way_out: str, required: Sequence[str]) -> Iterator[tuple[int, Record]]:
+    """Yield `iter_records` of a file in which every record has to be whole: a broken one raises `UserError`."""
+    for item in iter_records(path, way_out, required=required):
+        if isinstance(item, Bad):
+            raise UserError(f"{path}, line {item.line}: {item.reason}. Mend or delete the record.")
+        yield item
 
 
 def arrow_records(place: str, batches: Iterable[pa.RecordBatch | pa.Table]) -> Iterator[Item]:

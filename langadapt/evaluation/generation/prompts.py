@@ -1,4 +1,4 @@
-"""What a model is asked: its own chat format, or a few translations to continue for a model that has none."""
+"""What a model is asked: its own chat format, or a few translations to continue, the same for every model."""
 
 from __future__ import annotations
 
@@ -13,58 +13,53 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.files.records import Record
-from langadapt.models import encode_prompt, encode_text, encode_texts, is_chat_model, user_turn
+from langadapt.models import beginning_ids, encode_prompt, encode_text, is_chat_model, user_turn
 from langadapt.recipe import load_language
+from langadapt.recipe.evaluation import EvaluationSettings
+from langadapt.text import units
 
 PromptFormat = Literal["chat", "few_shot"]
-_POOL = 1000  # training pairs looked at for the examples of a direction
+_POOL = 1000  # pairs looked at for the examples of a direction
 _EXTRA_TOKENS = 16  # room beyond the length ratio, for short references
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt as token ids, how many examples it shows, and how many tokens the answer may take."""
+    """A prompt as text and as token ids, how many examples it shows, and how many tokens the answer may take."""
 
+    text: str
     ids: list[int]
     examples: int
     max_new_tokens: int
 
 
-def choose_format(
-    tokenizer: PreTrainedTokenizerBase,
-    generation: GenerationConfig | None,
-    wanted: Literal["auto", "chat", "few_shot"],
-) -> PromptFormat:
-    """Return the prompt format of a model; raise `UserError` for a chat prompt without a chat template."""
-    if wanted == "auto":
-        return "chat" if is_chat_model(tokenizer, generation) else "few_shot"
-    if wanted == "chat" and not tokenizer.chat_template:
-        raise UserError(f"prompt_format=chat: {tokenizer.name_or_path} has no chat template. Use few_shot.")
-    return wanted
+def choose_prompts(
+    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None, settings: EvaluationSettings
+) -> list[tuple[PromptFormat, int]]:
+    """Return the prompts that a model is asked with: a format, and the number of examples.
 
-
-def pick_examples(
-    tokenizer: PreTrainedTokenizerBase,
-    training: Sequence[Record],
-    test: Sequence[Record],
-    *,
-    count: int,
-    max_tokens: int,
-    seed: int,
-) -> list[Record]:
-    """Return up to ``count`` training records of one direction, of about median length among the short ones.
-
-    Short means at most ``max_tokens`` tokens, source and translation together. A record that shares its source or its
-    translation with a test record is never taken. The same arguments give the same examples.
+    The few-shot prompts are the same for all models; a chat model is asked through its template as well, unless
+    ``prompt_format`` says which. Raises `UserError` for a chat prompt without a chat template.
     """
-    tested = {text for record in test for text in (record["source_text"], record["output"])}
-    unseen = [record for record in training if not tested & {record["source_text"], record["output"]}]
-    if not unseen:
-        return []
-    pool = random.Random(seed).sample(unseen, min(_POOL, len(unseen)))
-    sources, targets = (encode_texts(tokenizer, [record[key] for record in pool]) for key in ("source_text", "output"))
-    lengths = [len(source) + len(target) for source, target in zip(sources, targets, strict=True)]
-    short = [(length, record) for length, record in zip(lengths, pool, strict=True) if length <= max_tokens]
+    shared: list[tuple[PromptFormat, int]] = [("few_shot", shots) for shots in settings.shots]
+    if settings.prompt_format == "few_shot":
+        return shared
+    if settings.prompt_format == "auto":
+        return [*shared, ("chat", 0)] if is_chat_model(tokenizer, generation) else shared
+    if not tokenizer.chat_template:
+        raise UserError(f"prompt_format=chat: {tokenizer.name_or_path} has no chat template. Use few_shot.")
+    return [("chat", 0)]
+
+
+def pick_examples(pool: Sequence[Record], *, count: int, max_units: int, seed: int) -> list[Record]:
+    """Return up to ``count`` records of one direction, of about median length among the short ones.
+
+    Short means at most ``max_units`` syllables, characters or words, source and translation together, so that the
+    choice does not hang on a tokenizer. The same arguments give the same examples, and fewer are the first of more.
+    """
+    drawn = random.Random(seed).sample(pool, min(_POOL, len(pool)))
+    lengths = [len(units(record["source_text"])) + len(units(record["output"])) for record in drawn]
+    short = [(length, record) for length, record in zip(lengths, drawn, strict=True) if length <= max_units]
     if not short:
         return []
     median = statistics.median(length for length, _ in short)
@@ -93,8 +88,10 @@ def ask(
     while True:
         if prompt_format == "chat":
             ids = encode_prompt(tokenizer, [{"role": "user", "content": user_turn(record)}])
+            text = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         else:
-            ids = _beginning(tokenizer) + encode_text(tokenizer, few_shot_text(record, shown, prompt_language))
+            text = few_shot_text(record, shown, prompt_language)
+            ids = beginning_ids(tokenizer) + encode_text(tokenizer, text)
         room = wanted if window is None else min(wanted, window - len(ids))
         if room == wanted or not shown:
             break
@@ -102,9 +99,9 @@ def ask(
     if room <= reference:
         raise UserError(
             f"the test record {record['id']} takes {len(ids)} tokens and {reference} for its reference, but the "
-            f"model's longest sequence is {window}. Use a translation_file with a smaller cutoff."
+            f"model's longest sequence is {window}. Leave it out of the test set, or use one with a smaller cutoff."
         )
-    return Question(ids, len(shown), room)
+    return Question(text, ids, len(shown), room)
 
 
 def few_shot_text(record: Record, examples: Sequence[Record], prompt_language: str) -> str:
@@ -136,9 +133,3 @@ def _name(language: str, prompt_language: str) -> str:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the beginning-of-sequence token where the tokenizer puts one before every text (Llama), else nothing."""
-    beginning = tokenizer.bos_token_id
-    return [beginning] if beginning is not None and beginning in tokenizer("")["input_ids"] else []

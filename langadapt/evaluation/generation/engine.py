@@ -1,0 +1,158 @@
+"""What generates for stage 4: the model that is evaluated, through transformers or vLLM."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from langadapt.errors import UserError
+from langadapt.evaluation.generation.partial import PartialFile
+from langadapt.evaluation.generation.ranks import Ranks
+from langadapt.evaluation.likelihood import longest_sequence
+from langadapt.inference.generation import Generation, generate_batched
+from langadapt.inference.vllm_engine import generate_with_vllm, open_vllm
+from langadapt.models import load_model, load_tokenizer, pick_device, pick_dtype
+from langadapt.models.folder import adapter_base, is_adapter
+from langadapt.recipe.evaluation import EvaluationSettings
+
+_VLLM_WINDOW = 8192  # tokens; vLLM sets memory aside for the whole of it
+_MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer*.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model that is ready to generate.
+
+    ``generate`` takes prompts as token ids and ``stop_ids``, ``max_new_tokens`` (one a prompt) and ``stop_text``, and
+    yields ``(index, Generation)`` as they are finished.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    generation_config: GenerationConfig | None
+    window: int | None  # the longest sequence, prompt and answer, in tokens; None where the model states none
+    generate: Callable[..., Iterator[tuple[int, Generation]]]
+    plan: dict[str, Any]
+    counts: Counter[str] = field(default_factory=Counter)  # of this process and run; what was resumed took no batch
+
+    def describe(self, ranks: Ranks) -> dict[str, Any]:
+        """Return how everything was generated, with the counts of all processes; to be called by each of them."""
+        return {**self.plan, "processes": ranks.count, **ranks.sum(self.counts)}
+
+
+def open_model(settings: EvaluationSettings, ranks: Ranks) -> PreTrainedModel:
+    """Return the model that the settings name, on this process's device; in float32 for ``strict``."""
+    assert settings.model_path is not None, "settings without a model only compare"
+    device = pick_device(ranks.device(settings.device))
+    dtype = torch.float32 if settings.strict else pick_dtype(settings.dtype, device)
+    return load_model(settings.model_path, dtype, device, settings.trust_remote_code)
+
+
+def open_engine(settings: EvaluationSettings, ranks: Ranks) -> Engine:
+    """Return the engine that the settings name, its model loaded for nothing else."""
+    assert settings.model_path is not None, "settings without a model only compare"
+    tokenizer = load_tokenizer(settings.model_path)
+    if settings.engine == "vllm":
+        return vllm_engine(tokenizer, settings, ranks)
+    return transformers_engine(open_model(settings, ranks), tokenizer, settings)
+
+
+def transformers_engine(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings
+) -> Engine:
+    """Return the engine of a loaded model."""
+    counts: Counter[str] = Counter()
+    options: dict[str, Any] = {
+        "num_beams": settings.num_beams,
+        "strict": settings.strict,
+        "token_budget": settings.token_budget,
+    }
+    return Engine(
+        tokenizer=tokenizer,
+        generation_config=model.generation_config,
+        window=longest_sequence(model),
+        generate=partial(generate_batched, model, tokenizer, counts=counts, **options),
+        plan={"engine": "transformers", "dtype": str(model.dtype).removeprefix("torch."), **options},
+        counts=counts,
+    )
+
+
+def vllm_engine(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings, ranks: Ranks) -> Engine:
+    """Return an engine of vLLM for the model that the settings name, on the GPUs that it finds.
+
+    Raises `UserError` when vLLM is not installed, for an adapter, for beams, and under torchrun.
+    """
+    assert settings.model_path is not None, "settings without a model only compare"
+    if settings.num_beams > 1:
+        raise UserError("engine=vllm decodes greedily. Set num_beams=1, or engine=transformers.")
+    if ranks.count > 1:
+        raise UserError("engine=vllm runs in one process. Start 4_evaluate.py without torchrun.")
+    trust = settings.trust_remote_code
+    config = AutoConfig.from_pretrained(settings.model_path, trust_remote_code=trust).get_text_config()
+    window = min(getattr(config, "max_position_embeddings", _VLLM_WINDOW), _VLLM_WINDOW)
+    dtype = "bfloat16" if settings.dtype == "auto" else settings.dtype  # as with transformers on a GPU
+    llm = open_vllm(settings.model_path, dtype=dtype, max_length=window, trust_remote_code=trust)
+    try:
+        generation_config = GenerationConfig.from_pretrained(settings.model_path)
+    except OSError:
+        generation_config = None
+    return Engine(
+        tokenizer=tokenizer,
+        generation_config=generation_config,
+        window=window,
+        generate=partial(generate_with_vllm, llm, tokenizer),
+        plan={"engine": "vllm", "dtype": dtype, "num_beams": 1, "strict": False},
+    )
+
+
+def generate_missing(
+    engine: Engine,
+    results: PartialFile,
+    keys: Sequence[str],
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: Sequence[int],
+    to_value: Callable[[int, Generation], dict[str, Any]],
+    *,
+    stop_ids: Sequence[int],
+    stop_text: str | None = None,
+    title: str,
+) -> list[dict[str, Any]]:
+    """Return the value of each key, in order; what ``results`` does not hold is generated and added to it.
+
+    ``to_value`` makes a value of the prompt's index and its `Generation`. Of several processes each generates its
+    share, and all return everything.
+    """
+    ranks = results.ranks
+    waiting = [place for place, key in enumerate(keys) if key not in results.done]
+    waiting.sort(key=lambda place: len(prompts[place]) + max_new_tokens[place])
+    mine = waiting[ranks.rank :: ranks.count]  # of each length as many as the others
+    if ranks.rank == 0:
+        engine.counts["resumed"] += len(keys) - len(waiting)
+    generations = engine.generate(
+        [prompts[place] for place in mine],
+        stop_ids=stop_ids,
+        max_new_tokens=[max_new_tokens[place] for place in mine],
+        stop_text=stop_text,
+    )
+    quiet = True if ranks.rank else None  # None: where no one watches
+    for index, generation in tqdm(generations, total=len(mine), desc=title, unit="record", disable=quiet):
+        results.add(keys[mine[index]], to_value(mine[index], generation))
+    results.join()
+    return [results.done[key] for key in keys]
+
+
+def model_files(path: str) -> dict[str, list[int]]:
+    """Return size and time of change of every file that a model's answers depend on; of an adapter its base's too.
+
+    By these a run knows that it goes on with the same model. A hub name has no files.
+    """
+    files = sorted({file for pattern in _MODEL_FILES for file in Path(path).glob(pattern)})
+    found = {str(file): [(stat := file.stat()).st_size, stat.st_mtime_ns] for file in files}
+    return found | model_files(adapter_base(path)) if is_adapter(path) else found

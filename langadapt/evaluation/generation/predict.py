@@ -1,0 +1,101 @@
+"""Answers to a file of instructions, as a file: ``[{"id", "output"}]``, in the input's order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from langadapt import __version__
+from langadapt.errors import UserError
+from langadapt.evaluation.generation.engine import Engine, generate_missing, model_files, open_engine
+from langadapt.evaluation.generation.partial import PartialFile
+from langadapt.evaluation.generation.ranks import Ranks
+from langadapt.files import iter_json_array, read_jsonl, require_file, sha256_of, write_json_array
+from langadapt.files.records import Record
+from langadapt.models import conversation, encode_prompt, find_model, stop_token_ids
+from langadapt.recipe.evaluation import EvaluationSettings
+
+
+def predict(settings: EvaluationSettings, source: str | Path, output: str | Path, ranks: Ranks) -> dict[str, Any]:
+    """Answer every record of ``source``, write the answers to ``output``, and return how it was done.
+
+    ``source`` holds records with an ``instruction`` and, if they have them, ``id``, ``input``, ``system`` and
+    ``history``: a JSON array, or one record a line. A record without an id has its position for one, from 0. The model
+    is asked through its chat template, greedily or with ``num_beams``, for at most ``max_new_tokens``. Until all is
+    finished, what is stands in a .partial.jsonl beside ``output``, from which a run that was killed goes on.
+
+    Returned are the engine's plan, ``records``, and ``cut_off``: how many answers reached ``max_new_tokens``. Raises
+    `UserError` for a model without a chat template, for a record without an instruction, with the id of another, or
+    too long for the model.
+    """
+    assert settings.model_path is not None, "predict needs a model"
+    find_model(settings.model_path)
+    ids, records = _read(source)
+    engine = open_engine(settings, ranks)
+    if not engine.tokenizer.chat_template:
+        raise UserError(f"{settings.model_path}: its tokenizer has no chat template, and --predict asks through it.")
+    prompts = [
+        _prompt(engine, record, f"{source}: the record {name!r}") for name, record in zip(ids, records, strict=True)
+    ]
+    limits = [
+        settings.max_new_tokens if engine.window is None else min(settings.max_new_tokens, engine.window - len(prompt))
+        for prompt in prompts
+    ]
+    fingerprint = {
+        "langadapt": __version__,
+        "model": {settings.model_path: model_files(settings.model_path)},
+        "input": sha256_of(source),
+        "max_new_tokens": settings.max_new_tokens,
+        **{key: engine.plan[key] for key in ("engine", "dtype", "num_beams", "strict")},
+    }
+    with PartialFile(Path(output).with_suffix(".partial.jsonl"), fingerprint, ranks) as partial:
+        answers = generate_missing(
+            engine,
+            partial,
+            [str(place) for place in range(len(records))],
+            prompts,
+            limits,
+            lambda place, answer: {"output": answer.text.strip(), "stop_reason": answer.stop_reason},
+            stop_ids=stop_token_ids(engine.tokenizer, engine.generation_config, chat=True),
+            title="predict",
+        )
+        if ranks.rank == 0:
+            pairs = zip(ids, answers, strict=True)
+            write_json_array(output, ({"id": name, "output": answer["output"]} for name, answer in pairs))
+        partial.remove()
+    cut_off = sum(answer["stop_reason"] == "length" for answer in answers)
+    return {"records": len(records), "cut_off": cut_off, **engine.describe(ranks)}
+
+
+def _read(source: str | Path) -> tuple[list[Any], list[Record]]:
+    """Return the ids and the records of a file."""
+    with open(require_file(source), encoding="utf-8-sig", errors="replace") as handle:
+        array = next((line for line in handle if line.strip()), "").lstrip().startswith("[")
+    records = list(iter_json_array(source)) if array else [record for _, record in read_jsonl(source)]
+    places: dict[Any, int] = {}
+    for place, record in enumerate(records):
+        where = f"{source}, record {place + 1}"
+        if not isinstance(record.get("instruction"), str) or not record["instruction"].strip():
+            raise UserError(f"{where}: no text under `instruction`. Each record needs one.")
+        if not isinstance(record.get("input") or "", str):
+            raise UserError(f"{where}: `input` is no text.")
+        name = record.get("id", str(place))
+        if not isinstance(name, str | int):
+            raise UserError(f"{where}: `id` is {name!r}; give a text or a whole number, or none.")
+        if name in places:
+            raise UserError(f"{where}: its id {name!r} is that of record {places[name] + 1}. Give each its own.")
+        places[name] = place
+    return list(places), records
+
+
+def _prompt(engine: Engine, record: Record, where: str) -> list[int]:
+    messages = conversation({**record, "output": ""})[:-1]
+    try:
+        ids = encode_prompt(engine.tokenizer, messages)
+    except TemplateError as error:
+        raise UserError(f"{where}: the chat template refuses it: {error}") from None
+    if engine.window is not None and len(ids) >= engine.window:
+        raise UserError(f"{where} takes {len(ids)} tokens, the model {engine.window} at most. Shorten it.")
+    return ids

@@ -1,0 +1,1 @@
+"""What a translation is worth: corpus metrics, diagnostics, contamination, meaning, significance."""
