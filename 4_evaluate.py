@@ -35,11 +35,13 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if bool(arguments.predict) != bool(arguments.output):
         parser.error("--predict INPUT and --output OUTPUT go together")
-    if arguments.predict and arguments.model_name is None:
+    if arguments.predict and arguments.model_path and arguments.model_name is None:
         arguments.model_name = "predictions"  # it names no file here
     settings = load_settings(EvaluationSettings, arguments.config, split_flags(arguments, ["model_path", "model_name"]))
 
     if arguments.predict:
+        if settings.model_path is None:
+            raise UserError("--predict needs a model: give --model_path.")
         predict(settings, arguments.predict, arguments.output)
         return
     if settings.model_path is not None:

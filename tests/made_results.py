@@ -52,10 +52,12 @@ def likelihood(bits: float, language: str = "bo", test_set: str = "held_out", **
 def documents(of: Likelihood, seed: int) -> list[Document]:
     """As many as the likelihood has, of equal size, their bits about its mean."""
     draw, size = random.Random(seed), of.bytes // of.documents
+    parts = [draw.gauss(1, 0.02) for _ in range(of.documents)]
+    mean = sum(parts) / len(parts)
     return [
         Document(test_set=of.test_set, language=of.language, id=str(n), bytes=size, characters=35, units=10, tokens=45,
-                 bits=of.bits_per_byte * size * draw.gauss(1, 0.02))
-        for n in range(of.documents)
+                 bits=of.bits_per_byte * size * part / mean)
+        for n, part in enumerate(parts)
     ]  # fmt: skip
 
 

@@ -11,11 +11,14 @@ import pytest
 from conftest import CHINESE, ENGLISH, TIBETAN
 
 from langadapt.errors import UserError
+from langadapt.evaluation import evaluate as module
+from langadapt.evaluation import results
 from langadapt.evaluation.charts.drawing import CHARTS
 from langadapt.evaluation.evaluate import evaluate_model
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.evaluation.results import Evaluation, read_documents, read_predictions
 from langadapt.files import sha256_of, write_json, write_json_array
+from langadapt.inference import vllm_engine
 from langadapt.recipe.evaluation import EvaluationSettings
 
 
@@ -158,6 +161,12 @@ def test_instructions_in_a_file_are_answered(run_script: Callable, tiny_model: P
         (["--model_path", "x", "--model_name", "../x"], "names files"),
         (["--compare", "output_dir=/nowhere"], "no results to compare"),
         (["--predict", "x.json"], "--output"),
+        (["--predict", "x.json", "--output", "y.json"], "give --model_path"),
+        (["--compare", "directions=[zh-bo, en-bo, zh-bo]"], "`directions` names one twice"),
+        (
+            ["--compare", "test_sets={x: {layout: lines, files: {zh: x}, texts: [zh, zh]}}"],
+            "`texts` names one twice",
+        ),
         (["--compare", "limitt=3"], "Did you mean `limit`?"),
     ],
 )
@@ -193,6 +202,49 @@ def test_a_bad_output_dir_is_found_before_anything_is_measured(
     assert done.returncode == 2
     assert f"{tmp_path}/file: " in done.stderr
     assert "missing.json" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"engine": "vllm"}, "vllm is not installed"),
+        ({"prompt_format": "chat"}, "no chat template"),
+        ({"translation_file": "long.json"}, "the test record zh0 takes .* 512"),
+        ({"prompt_language": "xx"}, "prompt_language=xx"),
+        ({"choice_sets": {"x": {"num_fewshot": 1, "examples": "missing.json"}}}, "missing.json: no such file"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_before_anything_is(
+    tiny_model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict, said: str
+) -> None:
+    monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "measure_likelihood", None)  # not to be called
+    write(dataset, "long.json", pairs("zh", [CHINESE[0] * 200], TIBETAN))
+    question = {"question": "?", "choices": [{"label": "A", "text": "a"}, {"label": "B", "text": "b"}]}
+    write(tmp_path, "questions.json", [question | {"answerKey": "A"}])
+    asked = {"layout": "mm_eval", "language": "mn", "file": str(tmp_path / "questions.json")}
+    changes = changes | {"choice_sets": {name: asked | more for name, more in changes.get("choice_sets", {}).items()}}
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    (model / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.raises(UserError, match=said):
+        evaluate(model, dataset, tmp_path / "out", **changes)
+
+
+def test_a_kill_leaves_no_figures_beside_items_of_another_run(
+    tiny_model: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(tiny_model, dataset, tmp_path)
+    assert (tmp_path / "base_evaluation.json").exists()
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(results, "write_json", killed)  # by which the figures come, after all items
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(tiny_model, dataset, tmp_path, limit=1)
+    assert len(read_documents(tmp_path, "base")) == 1
+    assert not (tmp_path / "base_evaluation.json").exists()
 
 
 @pytest.mark.parametrize("stale", ["tibetan_cpt_test.json", "tibetan_sft_filtered_4k.json"])

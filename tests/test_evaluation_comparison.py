@@ -11,8 +11,9 @@ from made_results import CHAT, SHARED, choices, likelihood, save, save_stages, s
 from langadapt.errors import UserError
 from langadapt.evaluation.comparison.figures import Metric
 from langadapt.evaluation.comparison.side_by_side import load_comparison, put_side_by_side
-from langadapt.evaluation.results import Prompt, read_documents, read_predictions, read_results
+from langadapt.evaluation.results import Prompt, read_documents, read_predictions, read_results, write_items
 from langadapt.evaluation.scores.significance import paired_bits, paired_p_values
+from langadapt.evaluation.tables.details import detail_tables
 from langadapt.evaluation.tables.summary import findings, summarize, table
 
 
@@ -213,6 +214,35 @@ def test_items_that_are_missing_or_of_another_run_cost_the_p_values_and_are_said
         assert found.leader() is None
         assert said in "\n".join(comparison.cautions)
         path.unlink(missing_ok=True)
+
+
+def test_documents_of_an_earlier_run_are_not_taken_for_those_of_the_figures(tmp_path: Path) -> None:
+    save_stages(tmp_path, ["base", "sft"])
+    made = [d.model_copy(update={"bits": 1.5 * d.bits}) for d in read_documents(tmp_path, "sft")]
+    write_items(tmp_path, "sft", "documents", made)
+    comparison = load_comparison(tmp_path, None, resamples=100)
+    (change,) = [c for c in comparison.forgetting if c.metric.name == "bits per byte"]
+    assert (change.difference, change.p) == (pytest.approx(0.05), None), "the difference of the two figures"
+    assert "sft_documents.jsonl: not the items of sft's bits per byte zh" in "\n".join(comparison.cautions)
+
+
+def test_details_of_other_items_stand_beside_no_others(tmp_path: Path) -> None:
+    for age, name in enumerate(["base", "cpt"]):
+        save(tmp_path, name, age, translations=[translation(10.0), translation(30.0, prompt=CHAT)])
+    save(tmp_path, "sft", 5, translations=[translation(30.0, items_sha256="other")])
+    comparison = load_comparison(tmp_path, None, resamples=100)
+    for details in detail_tables(comparison):
+        assert "sft" not in {cell.text for row in details.rows for cell in row}, details.name
+    assert {"4-shot", "chat"} <= {row[2].text for row in detail_tables(comparison)[0].rows}
+
+
+def test_a_translation_need_not_be_nearer_to_the_source_than_its_copy(tmp_path: Path) -> None:
+    floors = {"shuffled": 0.3, "copied_source": 1.0}
+    for name, value in (("base", 0.2), ("sft", 0.7)):
+        meaning = score(value, interval=None, floors=floors, signature="labse")
+        save(tmp_path, name, translations=[translation(0.0, scores={"labse": meaning})])
+    (said,) = findings(load_comparison(tmp_path, None))
+    assert said.endswith("not above the floor: base")
 
 
 def test_bars_stand_for_their_figures(tmp_path: Path) -> None:

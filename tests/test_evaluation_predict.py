@@ -25,7 +25,7 @@ ALONE = Ranks()
 RECORDS = [
     {"id": "b", "instruction": "翻译：" + CHINESE[0] * 3},
     {"id": 7, "instruction": "翻译：", "input": CHINESE[1]},
-    {"instruction": CHINESE[2], "system": "简短。", "history": [[CHINESE[3], TIBETAN[3]]]},
+    {"id": None, "instruction": CHINESE[2], "system": "简短。", "history": [[CHINESE[3], TIBETAN[3]]]},
     {"id": "a", "instruction": CHINESE[3], "input": None, "output": "not looked at"},
 ]
 PROMPTS = [
@@ -139,6 +139,9 @@ def test_a_run_that_died_goes_on(
         ({"id": "a", "instruction": "x"}, r"record 5: its id 'a' is that of record 4"),
         ({"instruction": ""}, "record 5: no text under `instruction`"),
         ({"instruction": "x", "input": 3}, "record 5: `input` is no text"),
+        ({"instruction": "x", "system": 3}, "record 5: `system` is no text"),
+        ({"instruction": "x", "history": [["x"]]}, "record 5: `history` is no list of"),
+        ({"instruction": "x", "history": "xy"}, "record 5: `history` is no list of"),
         ({"id": [1], "instruction": "x"}, r"record 5: `id` is \[1\]"),
         ({"instruction": "字" * 700}, "'4' takes .* 512 at most"),
     ],

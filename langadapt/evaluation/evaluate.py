@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt import __version__
 from langadapt.errors import UserError
-from langadapt.evaluation.choices import measure_choices, read_questions
-from langadapt.evaluation.generation.engine import open_model, transformers_engine, vllm_engine
+from langadapt.evaluation.choices import measure_choices, read_choice_set
+from langadapt.evaluation.generation.engine import open_model, require_engine, transformers_engine, vllm_engine
 from langadapt.evaluation.generation.prompts import choose_prompts
 from langadapt.evaluation.generation.ranks import Ranks
-from langadapt.evaluation.generation.translation import open_predictions, translate
-from langadapt.evaluation.likelihood import measure_likelihood
+from langadapt.evaluation.generation.translation import ask_all, open_predictions, translate
+from langadapt.evaluation.likelihood import longest_sequence, measure_likelihood
 from langadapt.evaluation.results import (
     Answer,
     Choices,
@@ -54,6 +54,7 @@ def evaluate_model(settings: EvaluationSettings, way_out: str, ranks: Ranks) -> 
     assert settings.model_name is not None, "the settings give both or neither"
     start = time.monotonic()
     find_model(settings.model_path)
+    require_engine(settings, ranks)
     test = read_test_sets(settings, way_out)
     missing = dict(test.missing)
     adequacy: list[Adequacy] = [
@@ -64,19 +65,23 @@ def evaluate_model(settings: EvaluationSettings, way_out: str, ranks: Ranks) -> 
     training = [Path(settings.dataset_dir) / name for name in settings.training_files]
     files = test.files | {str(path): check_vouched(require_file(path, way_out)) for path in training}
     for choice_set in settings.choice_sets.values():
-        read_questions(choice_set.file, choice_set)  # what is wrong with a file is said before a model is loaded
+        read_choice_set(choice_set, settings)  # what is wrong with a file is said before a model is loaded
         files |= _hashes(choice_set)
     found = _look_for(test, training, settings.contamination_ngram) if training and ranks.rank == 0 else None
 
     tokenizer = load_tokenizer(settings.model_path)
     model = open_model(settings, ranks)
     dtype, device = str(model.dtype).removeprefix("torch."), model.device
+    prompts = choose_prompts(tokenizer, model.generation_config, settings)
+    for translation_set in test.translations:
+        for prompt_format, shots in prompts:  # a record that does not fit is said before hours of measuring
+            ask_all(tokenizer, longest_sequence(model), translation_set, prompt_format, shots, settings)
     likelihoods, documents = _measure_texts(model, tokenizer, test, settings, ranks)
     choices, answers = _measure_questions(model, tokenizer, settings, ranks, missing)
     if settings.engine == "vllm":  # which takes all of the GPU
         del model
         torch.cuda.empty_cache()
-        engine = vllm_engine(tokenizer, settings, ranks)
+        engine = vllm_engine(tokenizer, settings)
     else:
         engine = transformers_engine(model, tokenizer, settings)
 
@@ -84,7 +89,7 @@ def evaluate_model(settings: EvaluationSettings, way_out: str, ranks: Ranks) -> 
     translations: list[Translation] = []
     predictions: list[Prediction] = []
     for translation_set in test.translations:
-        for prompt_format, shots in choose_prompts(tokenizer, engine.generation_config, settings):
+        for prompt_format, shots in prompts:
             made, prompt = translate(engine, translation_set, prompt_format, shots, settings, partial)
             predictions += made
             where = f"translation.{translation_set.name}.{translation_set.direction}"

@@ -232,15 +232,19 @@ class Measured:
 
 
 def write_results(folder: str | Path, measured: Measured) -> list[Path]:
-    """Write the files of a model, each atomically, the figures last; return their paths."""
+    """Write the files of a model, each atomically; return their paths.
+
+    Figures of an earlier run go first and the new ones come last, so that a kill never leaves some of other items.
+    """
     model = measured.evaluation.model_name
+    result = Path(folder) / f"{model}{_SUFFIX}"
+    result.unlink(missing_ok=True)
     items: dict[str, Sequence[BaseModel]] = {
         "documents": measured.documents,
         "predictions": measured.predictions,
         "answers": measured.answers,
     }
     paths = [write_items(folder, model, kind, values) for kind, values in items.items()]
-    result = Path(folder) / f"{model}{_SUFFIX}"
     write_json(result, measured.evaluation.model_dump(mode="json"))
     return [result, *paths]
 

@@ -16,17 +16,18 @@ from langadapt.models.folder import is_adapter
 _CHUNK = 512  # prompts handed over at once: what a kill can cost
 
 
-def open_vllm(path: str, *, dtype: str, max_length: int | None, trust_remote_code: bool = False) -> Any:
-    """Return vLLM's engine for a model; ``dtype`` and ``max_length``, in tokens, are what it is to be run with.
-
-    Raises `UserError` when vLLM is not installed, and for an adapter.
-    """
+def require_vllm(path: str) -> None:
+    """Raise `UserError` when vLLM is not installed, and for a model that is an adapter."""
     if find_spec("vllm") is None:
         raise UserError(
             "engine=vllm: vllm is not installed here. Install it (it needs a GPU), or set engine=transformers."
         )
     if is_adapter(path):
         raise UserError(f"engine=vllm: {path} is an adapter. Give the finished model, or set engine=transformers.")
+
+
+def open_vllm(path: str, *, dtype: str, max_length: int | None, trust_remote_code: bool = False) -> Any:
+    """Return vLLM's engine for a model; ``dtype`` and ``max_length``, in tokens, are what it is to be run with."""
     return import_module("vllm").LLM(
         model=path, dtype=dtype, max_model_len=max_length, trust_remote_code=trust_remote_code
     )

@@ -13,7 +13,7 @@ from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
 from langadapt.recipe.test_sets import OWN, ChoiceSet, TestSet
 
-_FILE_NAME = re.compile(r"^\w[\w.+-]{0,99}$")
+_FILE_NAME = re.compile(r"\w[\w.+-]{0,99}")
 
 
 class EvaluationSettings(Settings):
@@ -122,11 +122,13 @@ class EvaluationSettings(Settings):
     def _check(self) -> Self:
         if (self.model_path is None) != (self.model_name is None):
             raise ValueError("`model_path` and `model_name` go together: give both, or --compare with neither")
-        if self.model_name is not None and not _FILE_NAME.match(self.model_name):
+        if self.model_name is not None and not _FILE_NAME.fullmatch(self.model_name):
             raise ValueError(
                 f"`model_name` is {self.model_name!r}: it names files, so use letters, digits and _ . + - (at most 100)"
             )
         problems = check_templates(self.translation_template, self.translation_templates)
+        if len({*(self.directions or [])}) < len(self.directions or []):
+            problems.append(f"`directions` names one twice: {', '.join(self.directions or [])}")
         if self.stride is not None and self.max_length is not None and self.stride > self.max_length:
             problems.append(f"`stride` is {self.stride}, longer than a window (max_length={self.max_length})")
         if not self.shots or min(self.shots) < 0:
@@ -138,7 +140,7 @@ class EvaluationSettings(Settings):
         if self.strict and self.num_beams > 1:
             problems.append(f"`strict` needs num_beams=1, not {self.num_beams}")
         for name in (*self.test_sets, *self.choice_sets):
-            if name == OWN or not _FILE_NAME.match(name):
+            if name == OWN or not _FILE_NAME.fullmatch(name):
                 problems.append(f"{name!r} cannot name a test set: use letters, digits and _ . + -, and not {OWN}")
         if problems:
             raise ValueError("; ".join(problems))

@@ -30,6 +30,9 @@ class _AlignedSet(Settings):
     def _something_is_measured(self) -> Self:
         if not self.texts and not self.directions:
             raise ValueError("nothing is measured on it: name `texts`, `directions`, or both")
+        for key, values in (("texts", self.texts), ("directions", self.directions)):
+            if len({*values}) < len(values):
+                raise ValueError(f"`{key}` names one twice: {', '.join(values)}")
         return self
 
 

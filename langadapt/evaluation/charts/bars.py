@@ -69,7 +69,7 @@ def translation_chart(comparison: Comparison) -> Canvas:
         place, (name, view) = places[number // len(columns)], columns[number % len(columns)]
         metric = found.get((*place, name, view))
         if metric is None:
-            ax.set_axis_off()
+            _blank(ax, list(comparison.results), "all were asked in chat" if view == "shared" else "")
             continue
         bars(ax, metric, max(other.highest for other in metrics if other.name == name), show_prompts=view == "own")
         asked = "own prompts" if view == "own" else f"all {metric.prompt}"
@@ -100,6 +100,15 @@ def overview_chart(comparison: Comparison) -> Canvas:
     floor_legend(figure, metrics)
     note(figure, f"Each panel has a scale of its own. {INTERVAL_NOTE}")
     return figure
+
+
+def _blank(ax: Axes, models: list[str], reason: str) -> None:
+    """Leave a panel empty, but for the models' names, which its row may have nowhere else, and a reason."""
+    one_row_a_model(ax, models)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.xaxis.set_visible(False)
+    ax.set_title(f"No shared prompt:\n{reason}" if reason else "")
 
 
 def _points(ax: Axes, comparison: Comparison, metric: Metric) -> None:

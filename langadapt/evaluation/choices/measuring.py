@@ -24,6 +24,7 @@ from langadapt.models import beginning_ids, encode_text, stop_token_ids
 from langadapt.recipe import Language, load_language
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.test_sets import ChoiceSet
+from langadapt.text import normalize
 
 _MAX_NEW_TOKENS = 128  # room for a sentence around the answer, also in bytes of Tibetan
 _Z = 1.959964  # of the normal distribution, for 95 %
@@ -57,18 +58,8 @@ def measure_choices(
     Raises `UserError` for a file that is not in its layout, and for a question that does not fit in the model's longest
     sequence even without examples.
     """
-    questions, left_out = read_questions(choice_set.file, choice_set)
-    if settings.limit is not None and settings.limit < len(questions):
-        drawn = sorted(random.Random(settings.seed).sample(range(len(questions)), settings.limit))
-        questions = [questions[position] for position in drawn]
+    questions, examples, left_out = read_choice_set(choice_set, settings)
     with_choices = bool(questions[0].choices)
-    if choice_set.method == "likelihood" and not with_choices:
-        raise UserError(f"{choice_set.file}: method=likelihood compares choices, and these questions have none.")
-    examples: dict[str, list[Question]] = {}
-    if choice_set.examples is not None and choice_set.num_fewshot:
-        pool, _ = read_questions(choice_set.examples, choice_set)
-        examples = pick_examples(pool, questions, choice_set.num_fewshot, settings.seed)
-
     method: Literal["likelihood", "generation"] = "generation"
     if with_choices and choice_set.method != "generation":
         method = "likelihood"
@@ -123,6 +114,27 @@ def measure_choices(
         signature="|".join(f"{key}:{value}" for key, value in said.items() if value is not None),
     )
     return result, answers
+
+
+def read_choice_set(
+    choice_set: ChoiceSet, settings: EvaluationSettings
+) -> tuple[list[Question], dict[str, list[Question]], int]:
+    """Return the questions to ask, the examples for each subject, and how many records hold no question.
+
+    Raises `UserError` for a file that is not in its layout, for too few examples, and for choices to compare where the
+    questions have none.
+    """
+    questions, left_out = read_questions(choice_set.file, choice_set)
+    if settings.limit is not None and settings.limit < len(questions):
+        drawn = sorted(random.Random(settings.seed).sample(range(len(questions)), settings.limit))
+        questions = [questions[position] for position in drawn]
+    if choice_set.method == "likelihood" and not questions[0].choices:
+        raise UserError(f"{choice_set.file}: method=likelihood compares choices, and these questions have none.")
+    examples: dict[str, list[Question]] = {}
+    if choice_set.examples is not None and choice_set.num_fewshot:
+        pool, _ = read_questions(choice_set.examples, choice_set)
+        examples = pick_examples(pool, questions, choice_set.num_fewshot, settings.seed)
+    return questions, examples, left_out
 
 
 def accuracy_by_subject(answers: Iterable[Answer]) -> dict[str, tuple[float, int]]:
@@ -230,7 +242,8 @@ def _by_generation(
         written[index] = generation.text.strip()
     replies = []
     for question, prompt, text in zip(questions, prompts, written, strict=True):
-        chosen = match_choice(text, question.choices) if question.choices else match_answer(text, question.right)
+        normal = normalize(text, language.normalization)  # as the choices are
+        chosen = match_choice(normal, question.choices) if question.choices else match_answer(normal, question.right)
         replies.append(_Reply(prompt, chosen, written=text))
     return replies, shots
 

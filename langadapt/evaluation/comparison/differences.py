@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -10,7 +11,14 @@ from typing import Literal, TypeVar
 
 from langadapt.errors import UserError
 from langadapt.evaluation.comparison.figures import Change, Comparison, Metric
-from langadapt.evaluation.results import Document, Interval, Prediction, read_documents, read_predictions
+from langadapt.evaluation.results import (
+    Document,
+    Interval,
+    Likelihood,
+    Prediction,
+    read_documents,
+    read_predictions,
+)
 from langadapt.evaluation.scores.significance import paired_bits, paired_p_values
 
 _TESTED: dict[str, Literal["bleu", "chrf", "chrf++"]] = {"BLEU": "bleu", "chrF": "chrf", "chrF++": "chrf++"}
@@ -67,7 +75,7 @@ def _likelihood_differences(
         if likelihood is None:
             continue
         mine = [d for d in all_ if (d.test_set, d.language) == (metric.test_set, metric.of)]
-        if (len(mine), sum(d.bytes for d in mine)) == (likelihood.documents, likelihood.bytes):
+        if _are_of(likelihood, mine):
             items[model] = mine
         else:
             problems.append(_stale(model, metric, "documents"))
@@ -80,6 +88,13 @@ def _likelihood_differences(
             if p is not None:
                 p_values[baseline, model] = p
     return p_values, differences
+
+
+def _are_of(likelihood: Likelihood, documents: Sequence[Document]) -> bool:
+    """Whether a likelihood is the sum of these documents, and not of the same ones under other weights."""
+    size, bits = sum(document.bytes for document in documents), sum(document.bits for document in documents)
+    same = (len(documents), size) == (likelihood.documents, likelihood.bytes)
+    return same and math.isclose(bits, likelihood.bits_per_byte * size, rel_tol=1e-6)
 
 
 def _score_differences(

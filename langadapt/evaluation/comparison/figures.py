@@ -37,7 +37,7 @@ class Metric:
     """A column of the comparison. A model without a comparable figure has None, and a reason of two words.
 
     ``apart`` holds the figures that were measured, but not as the others were. ``p_values`` are of differences between
-    two models (`differences.add_p_values`); a pair that could not be compared has none.
+    two models (`differences.add_differences`); a pair that could not be compared has none.
     """
 
     kind: Literal["likelihood", "translation", "choices"]

@@ -18,13 +18,13 @@ from langadapt.evaluation.generation.partial import PartialFile
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.evaluation.likelihood import longest_sequence
 from langadapt.inference.generation import Generation, generate_batched
-from langadapt.inference.vllm_engine import generate_with_vllm, open_vllm
+from langadapt.inference.vllm_engine import generate_with_vllm, open_vllm, require_vllm
 from langadapt.models import load_model, load_tokenizer, pick_device, pick_dtype
 from langadapt.models.folder import adapter_base, is_adapter
 from langadapt.recipe.evaluation import EvaluationSettings
 
 _VLLM_WINDOW = 8192  # tokens; vLLM sets memory aside for the whole of it
-_MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer*.json", "chat_template.jinja")
+_MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer*", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,25 @@ def open_model(settings: EvaluationSettings, ranks: Ranks) -> PreTrainedModel:
     return load_model(settings.model_path, dtype, device, settings.trust_remote_code)
 
 
+def require_engine(settings: EvaluationSettings, ranks: Ranks) -> None:
+    """Raise `UserError` for an engine that cannot run: vLLM not installed, for an adapter, with beams, in torchrun."""
+    if settings.engine == "transformers":
+        return
+    assert settings.model_path is not None, "settings without a model only compare"
+    if settings.num_beams > 1:
+        raise UserError("engine=vllm decodes greedily. Set num_beams=1, or engine=transformers.")
+    if ranks.count > 1:
+        raise UserError("engine=vllm runs in one process. Start 4_evaluate.py without torchrun.")
+    require_vllm(settings.model_path)
+
+
 def open_engine(settings: EvaluationSettings, ranks: Ranks) -> Engine:
     """Return the engine that the settings name, its model loaded for nothing else."""
     assert settings.model_path is not None, "settings without a model only compare"
+    require_engine(settings, ranks)
     tokenizer = load_tokenizer(settings.model_path)
     if settings.engine == "vllm":
-        return vllm_engine(tokenizer, settings, ranks)
+        return vllm_engine(tokenizer, settings)
     return transformers_engine(open_model(settings, ranks), tokenizer, settings)
 
 
@@ -84,16 +97,9 @@ def transformers_engine(
     )
 
 
-def vllm_engine(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings, ranks: Ranks) -> Engine:
-    """Return an engine of vLLM for the model that the settings name, on the GPUs that it finds.
-
-    Raises `UserError` when vLLM is not installed, for an adapter, for beams, and under torchrun.
-    """
+def vllm_engine(tokenizer: PreTrainedTokenizerBase, settings: EvaluationSettings) -> Engine:
+    """Return an engine of vLLM for the model that the settings name, after `require_engine`, on the GPUs it finds."""
     assert settings.model_path is not None, "settings without a model only compare"
-    if settings.num_beams > 1:
-        raise UserError("engine=vllm decodes greedily. Set num_beams=1, or engine=transformers.")
-    if ranks.count > 1:
-        raise UserError("engine=vllm runs in one process. Start 4_evaluate.py without torchrun.")
     trust = settings.trust_remote_code
     config = AutoConfig.from_pretrained(settings.model_path, trust_remote_code=trust).get_text_config()
     window = min(getattr(config, "max_position_embeddings", _VLLM_WINDOW), _VLLM_WINDOW)

@@ -79,15 +79,24 @@ def _read(source: str | Path) -> tuple[list[Any], list[Record]]:
         where = f"{source}, record {place + 1}"
         if not isinstance(record.get("instruction"), str) or not record["instruction"].strip():
             raise UserError(f"{where}: no text under `instruction`. Each record needs one.")
-        if not isinstance(record.get("input") or "", str):
-            raise UserError(f"{where}: `input` is no text.")
-        name = record.get("id", str(place))
+        for key in ("input", "system"):
+            if not isinstance(record.get(key) or "", str):
+                raise UserError(f"{where}: `{key}` is no text.")
+        if not _is_history(record.get("history") or []):
+            raise UserError(f"{where}: `history` is no list of [user, assistant] pairs of texts.")
+        name = str(place) if record.get("id") is None else record["id"]
         if not isinstance(name, str | int):
             raise UserError(f"{where}: `id` is {name!r}; give a text or a whole number, or none.")
         if name in places:
             raise UserError(f"{where}: its id {name!r} is that of record {places[name] + 1}. Give each its own.")
         places[name] = place
     return list(places), records
+
+
+def _is_history(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in value
+    )
 
 
 def _prompt(engine: Engine, record: Record, where: str) -> list[int]:

@@ -113,22 +113,12 @@ def few_shot_text(record: Record, examples: Sequence[Record], prompt_language: s
     中文: 你好
     藏文:
     """
-    source, target = (_name(record[key], prompt_language) for key in ("source_lang", "target_lang"))
+    source, target = (load_language(record[key]).name_in(prompt_language) for key in ("source_lang", "target_lang"))
     parts = [
         f"{source}: {_one_line(example['source_text'])}\n{target}: {_one_line(example['output'])}\n\n"
         for example in examples
     ]
     return "".join(parts) + f"{source}: {_one_line(record['source_text'])}\n{target}:"
-
-
-def _name(language: str, prompt_language: str) -> str:
-    names = load_language(language).names
-    if prompt_language not in names:
-        raise UserError(
-            f"configs/languages/{language}.yaml: `names` has none for prompt_language={prompt_language}. Add it, "
-            f"or choose one of {', '.join(names)}."
-        )
-    return names[prompt_language]
 
 
 def _one_line(text: str) -> str:

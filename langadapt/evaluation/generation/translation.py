@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from langadapt import __version__
 from langadapt.evaluation.generation.engine import Engine, generate_missing, model_files
 from langadapt.evaluation.generation.partial import PartialFile
@@ -50,21 +52,9 @@ def translate(
     """Return one hypothesis for each record of a test set, in their order, and how it was asked for.
 
     Only what ``predictions`` does not hold yet is generated. Of several processes each takes its share, and all return
-    everything. Raises `UserError` for a record that does not fit into the model's longest sequence.
+    everything. Raises `UserError` as `ask_all` does.
     """
-    shown = pick_examples(test.examples, count=shots, max_units=settings.fewshot_max_units, seed=settings.seed)
-    questions = [
-        ask(
-            engine.tokenizer,
-            record,
-            prompt_format,
-            examples=shown,
-            prompt_language=settings.prompt_language,
-            length_ratio=settings.length_ratio,
-            window=engine.window,
-        )
-        for record in test.records
-    ]
+    questions = ask_all(engine.tokenizer, engine.window, test, prompt_format, shots, settings)
     prompt = Prompt(
         format=prompt_format,
         asked=shots,
@@ -84,6 +74,33 @@ def translate(
         title=title,
     )
     return [Prediction.model_validate(value) for value in values], prompt
+
+
+def ask_all(
+    tokenizer: PreTrainedTokenizerBase,
+    window: int | None,
+    test: TranslationSet,
+    prompt_format: PromptFormat,
+    shots: int,
+    settings: EvaluationSettings,
+) -> list[Question]:
+    """Return the question for each record of a test set.
+
+    Raises `UserError` for a record that does not fit into ``window``, the model's longest sequence.
+    """
+    shown = pick_examples(test.examples, count=shots, max_units=settings.fewshot_max_units, seed=settings.seed)
+    return [
+        ask(
+            tokenizer,
+            record,
+            prompt_format,
+            examples=shown,
+            prompt_language=settings.prompt_language,
+            length_ratio=settings.length_ratio,
+            window=window,
+        )
+        for record in test.records
+    ]
 
 
 def _prediction(

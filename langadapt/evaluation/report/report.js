@@ -150,7 +150,7 @@ function groupChanged() {
 function filter() {
   const group = currentGroup(), columns = currentColumns(group);
   const words = $("#search").value.normalize("NFC").toLowerCase(), stop = $("#stop").value;
-  const has = (text) => text !== null && text.toLowerCase().includes(words);
+  const has = (text) => text !== null && text.normalize("NFC").toLowerCase().includes(words);
   shown = [];
   group.items.forEach((item, n) => {
     const stopped = !stop || columns.some((column) => column.stops[n] === stop);

@@ -30,13 +30,16 @@ def write_card(folder: str | Path, evaluation: Evaluation) -> Path:
 def update_card(model_folder: str | Path, evaluation: Evaluation) -> Path:
     """Put the section into the README.md of a model's folder, in the place of an older one; return its path.
 
-    The rest of the card stays as it is, letter for letter; where there is no card, one with only the section is made.
-    Raises `UserError` for a folder that is not there and for a card with one of the two marks or more.
+    The rest of the card stays as it is, but for white space at its end; where there is no card, one with only the section is made.
+    Raises `UserError` for a folder that is not there, and for a card that is not UTF-8 or has not one pair of marks or none.
     """
     if not Path(model_folder).is_dir():
         raise UserError(f"{model_folder}: no such folder, so there is no model card to update. Give a model's folder.")
     path = Path(model_folder) / "README.md"
-    card = path.read_bytes().decode("utf-8") if path.is_file() else ""  # as bytes: line ends stay as they are
+    try:
+        card = path.read_bytes().decode("utf-8") if path.is_file() else ""  # as bytes: line ends stay as they are
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
     section = evaluation_section(evaluation)
     begins, ends = card.count(_BEGIN), card.count(_END)
     if begins == ends == 0:

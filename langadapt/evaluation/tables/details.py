@@ -104,9 +104,14 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def _asked(comparison: Comparison) -> list[tuple[str, Translation]]:
-    """Return all translations model by model, few-shot prompts in order of their examples and then chat."""
+    """Return translations model by model, few-shot prompts in order of their examples and then chat.
+
+    Those of other items than the columns of figures are left out, as there.
+    """
+    compared = {(m.test_set, m.of, f.items_sha256) for m in comparison.metrics for f in m.figures.values() if f}
     return [
         (model, translation)
         for model, result in comparison.results.items()
         for translation in sorted(result.translations, key=lambda t: own_rank(t.prompt))
+        if (translation.test_set, translation.direction, translation.items_sha256) in compared
     ]
