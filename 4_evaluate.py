@@ -35,6 +35,8 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
     if bool(arguments.predict) != bool(arguments.output):
         parser.error("--predict INPUT and --output OUTPUT go together")
+    if arguments.predict and (arguments.compare or arguments.update_card):
+        parser.error("--predict measures nothing: leave out --compare and --update_card")
     if arguments.predict and arguments.model_path and arguments.model_name is None:
         arguments.model_name = "predictions"  # it names no file here
     settings = load_settings(EvaluationSettings, arguments.config, split_flags(arguments, ["model_path", "model_name"]))
@@ -44,17 +46,21 @@ def main() -> None:
             raise UserError("--predict needs a model: give --model_path.")
         predict(settings, arguments.predict, arguments.output)
         return
+    first_process = True
     if settings.model_path is not None:
         stage_1 = f"python 1_preprocess.py --config {Path(arguments.config).with_name('preprocess.yaml')}"
-        evaluate(settings, f"Make it with: {stage_1}", arguments.update_card)
+        first_process = evaluate(settings, f"Make it with: {stage_1}", arguments.update_card)
     elif not arguments.compare:
         raise UserError("nothing to do: give --model_path and --model_name, or --compare to draw what there is.")
-    if arguments.compare:
+    if arguments.compare and first_process:
         compare(settings)
 
 
-def evaluate(settings: EvaluationSettings, way_out: str, update_card: bool) -> None:
-    """Measure one model, write what was measured, and print its figures; under torchrun, with all processes."""
+def evaluate(settings: EvaluationSettings, way_out: str, update_card: bool) -> bool:
+    """Measure one model, write what was measured, and print its figures.
+
+    Return whether this is the first process, which alone writes; without torchrun it is the only one.
+    """
     # Loading torch takes seconds; --help, a misspelt key and --compare alone should not.
     from langadapt.evaluation.comparison.side_by_side import put_side_by_side
     from langadapt.evaluation.evaluate import evaluate_model
@@ -64,10 +70,12 @@ def evaluate(settings: EvaluationSettings, way_out: str, update_card: bool) -> N
     from langadapt.evaluation.tables.summary import table
 
     probe_folder(settings.output_dir)
+    if update_card and not Path(str(settings.model_path)).is_dir():
+        raise UserError(f"--update_card: {settings.model_path} is no folder here, so its README.md cannot be changed.")
     with join_ranks() as ranks:
         evaluation, paths = evaluate_model(settings, way_out, ranks)
     if ranks.rank > 0:
-        return
+        return False
     paths.append(write_card(settings.output_dir, evaluation))
     if update_card:
         paths.append(update_model_card(evaluation.model_path, evaluation))
@@ -76,6 +84,7 @@ def evaluate(settings: EvaluationSettings, way_out: str, update_card: bool) -> N
         print(f"note: {key}: {reason}")
     for path in paths:
         print(f"written: {path}")
+    return True
 
 
 def predict(settings: EvaluationSettings, source: str, output: str) -> None:

@@ -77,6 +77,19 @@ def test_views_of_a_translation_stand_side_by_side(tmp_path: Path) -> None:
     assert any("chat" in text.get_text() for text in panels[3].texts)
 
 
+def test_a_direction_asked_in_chat_alone_says_so_and_names_its_models(tmp_path: Path) -> None:
+    save(tmp_path, "base", 1, translations=[translation(10.0)])
+    save(tmp_path, "sft", 0, translations=[translation(30.0), translation(50.0, "en-bo", CHAT)])
+    figure = translation_chart(load_comparison(tmp_path, None))
+    figure.draw_without_rendering()
+    blank = figure.axes[4]
+    assert "all were asked in chat" in blank.get_title(loc="left")
+    assert bars(blank) == []
+    names = [text for text in blank.get_yticklabels() if text.get_visible() and blank.yaxis.get_visible()]
+    assert [name.get_text() for name in names] == ["base", "sft"]
+    assert blank.axison
+
+
 def test_token_perplexities_of_different_tokenizers_are_hollow(tmp_path: Path) -> None:
     save(tmp_path, "a", likelihoods=[likelihood(1.5)])
     save(tmp_path, "b", likelihoods=[likelihood(1.2, tokenization_sha256="llama")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -395,6 +396,22 @@ def test_answers_without_choices_are_generated(tiny_model: Path, tmp_path: Path)
     assert answers[0].prompt == f"Асуулт: {REASONING[0]['question']}\nХариулт:"
     with pytest.raises(UserError, match="method=likelihood"):
         measure(tiny_model, choice_set(tmp_path / "set.json", method="likelihood"))
+
+
+@pytest.mark.parametrize("record", [{"answer": "тийм"}, {"choices": ["тийм", "үгүй"]}])
+def test_a_written_answer_is_compared_in_normal_form(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, record: dict[str, Any]
+) -> None:
+    def write(*arguments, **options):
+        yield 0, Generation(unicodedata.normalize("NFD", "тийм"), [3], "stop")
+
+    monkeypatch.setattr("langadapt.evaluation.choices.measuring.generate_batched", write)
+    if "choices" in record:
+        labelled = [{"label": label, "text": text} for label, text in zip("AB", record["choices"], strict=True)]
+        record = {"choices": labelled, "answerKey": "A"}
+    write_json(tmp_path / "set.json", [{"question": "Үнэн үү?"} | record])
+    result, _ = measure(tiny_model, choice_set(tmp_path / "set.json", method="generation"))
+    assert result.accuracy == 1
 
 
 @pytest.mark.parametrize(

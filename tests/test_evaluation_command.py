@@ -113,12 +113,13 @@ def test_two_processes_measure_what_one_does(
         f"test_sets={{zh: {{layout: lines, files: {{zh: {tmp_path}/zh.txt}}, texts: [zh]}}}}",
         "training_files=[tibetan_sft_filtered_4k.json]",
     ]
-    command = ["4_evaluate.py", "--model_path", tiny_model, "--model_name", "base", *keys]
+    command = ["4_evaluate.py", "--model_path", tiny_model, "--model_name", "base", "--compare", *keys]
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
     found = []
     for name, start in (("one", []), ("two", torchrun)):
         done = run_script(*start, *command, f"output_dir={tmp_path / name}")
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count("report.html") == 1
         found.append(json.loads((tmp_path / name / "base_evaluation.json").read_text(encoding="utf-8")))
         assert read_predictions(tmp_path / name, "base") == read_predictions(tmp_path / "one", "base")
     one, two = found

@@ -155,6 +155,13 @@ def test_a_record_that_cannot_be_answered_is_named(
     assert not (tmp_path / "predictions.json").exists()
 
 
+def test_answers_never_replace_the_instructions(varied_model: Path, source: Path) -> None:
+    before = source.read_bytes()
+    with pytest.raises(UserError, match="Choose another --output"):
+        predict(settings(varied_model), source, source.parent / "." / source.name, ALONE)
+    assert source.read_bytes() == before
+
+
 def test_a_model_without_a_chat_template_is_refused(varied_model: Path, source: Path, tmp_path: Path) -> None:
     load_model(str(varied_model)).save_pretrained(tmp_path / "bare")
     tokenizer = load_tokenizer(str(varied_model))

@@ -30,6 +30,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = read_predictions(folder, "cpt")
     made[0] = made[0].model_copy(update={"hypothesis": HOSTILE})
     made[1] = made[1].model_copy(update={"hypothesis": "", "stop_reason": "length"})
+    made[2] = made[2].model_copy(update={"hypothesis": "\u0f62\u0f93"})
     write_items(folder, "cpt", "predictions", made)
     return page_of(folder)
 
@@ -124,6 +125,11 @@ def test_filters_choose_direction_prompt_and_how_it_stopped(page: Any) -> None:
     assert page.locator("article", has=page.get_by_text("item:1", exact=False)).first.locator(
         ".flag"
     ).all_inner_texts() == ["empty", "cut off"]
+    page.select_option("#stop", "")
+    page.fill("#search", "\u0f62\u0f92\u0fb7")  # in normal form; the model wrote it as one character
+    assert page.inner_text("#count") == "1 of 20 items"
+    page.fill("#search", "")
+    page.select_option("#stop", "length")
     page.select_option("#group", label="held_out en-zh")
     assert page.locator("article .text").first.get_attribute("lang") == "en"
     assert page.inner_text("#count") == "3 of 20 items"

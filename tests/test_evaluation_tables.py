@@ -135,5 +135,8 @@ def test_a_model_without_a_card_gets_one_and_a_broken_one_is_left_alone(tmp_path
     with pytest.raises(UserError, match="1 lines begin an evaluation section and 0 end one"):
         update_card(tmp_path, evaluation)
     assert path.read_text() == broken
+    path.write_bytes("模型".encode("gb18030"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        update_card(tmp_path, evaluation)
     with pytest.raises(UserError, match="no such folder"):
         update_card(tmp_path / "absent", evaluation)

@@ -415,3 +415,24 @@ def test_labels_of_the_profiles_have_the_form_of_their_set() -> None:
     ntrex_labels = [profile.ntrex for profile in profiles if profile.ntrex]
     assert len(ntrex_labels) == len(set(ntrex_labels))
     assert all(len(label.split("-")[0]) == 3 for label in ntrex_labels)
+
+
+def test_the_recipes_own_files_can_be_left_out(tmp_path: Path) -> None:
+    lines = {language: write_lines(tmp_path / f"{language}.txt", TEXTS[language]) for language in ("bo", "zh")}
+    test_set = {"layout": "lines", "files": lines, "texts": ["zh"], "directions": ["zh-bo"]}
+    found = read_test_sets(
+        EvaluationSettings(
+            dataset_dir=str(tmp_path / "nowhere"), likelihood_file=None, translation_file=None,
+            test_sets={"x": test_set},
+        ),
+        "",
+    )  # fmt: skip
+    assert [(texts.name, texts.language) for texts in found.texts] == [("x", "zh")]
+    assert [(each.name, each.direction) for each in found.translations] == [("x", "zh-bo")]
+    assert sorted(found.files) == sorted(lines.values())
+
+
+def test_no_direction_wanted_is_nothing_missing(data: Path) -> None:
+    found = read_test_sets(EvaluationSettings(dataset_dir=str(data), directions=[]), "")
+    assert found.translations == []
+    assert found.missing == {}

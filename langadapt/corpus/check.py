@@ -20,7 +20,7 @@ from langadapt.corpus.records import comparable_texts, quoting_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.errors import UserError, run_command
-from langadapt.files import check_vouched, iter_json_array, read_json_object, require_file
+from langadapt.files import check_vouched, iter_json_array, read_json_object, require_file, strings_in
 from langadapt.files.containers import Item, iter_lines, iter_records, open_bytes
 from langadapt.files.records import Record
 from langadapt.files.suffixes import container_of
@@ -110,7 +110,7 @@ def read_test_sets(files: Sequence[str | Path], conversions: Iterable[str] = ())
             if isinstance(item, Bad):
                 raise UserError(f"{file}, line {item.line}: {item.reason}. A test set has to be read whole; mend it.")
             number, record = item
-            for text in _texts_in(record):
+            for text in strings_in(record):
                 others = (convert_script(text, configuration) for configuration in conversions)
                 found += [(f"{file.name}:{number}", form) for form in dict.fromkeys((text, *others))]
     return found
@@ -123,14 +123,6 @@ def _items(file: Path, way_out: str) -> Iterator[Item]:
     with open_bytes(require_file(file, way_out)) as handle:
         for item in iter_lines(file, handle):
             yield item if isinstance(item, Bad) else (item[0], {"text": item[1]})
-
-
-def _texts_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts_in(inner)
 
 
 def _batched(records: Iterator[Record]) -> Iterator[list[Record]]:

@@ -34,11 +34,13 @@ from langadapt.evaluation.results import (
 )
 from langadapt.evaluation.scores.adequacy import Adequacy, Comet, Labse
 from langadapt.evaluation.scores.contamination import FoundItems, find_items
+from langadapt.evaluation.scores.corpus import make_metric
 from langadapt.evaluation.scores.diagnostics import load_identifier
 from langadapt.evaluation.scores.scoring import score_translation
 from langadapt.evaluation.test_sets import TestSets, TranslationSet, read_test_sets
 from langadapt.files import check_vouched, require_file, sha256_of
 from langadapt.models import find_model, load_tokenizer
+from langadapt.recipe import load_language
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.test_sets import ChoiceSet
 
@@ -57,6 +59,8 @@ def evaluate_model(settings: EvaluationSettings, way_out: str, ranks: Ranks) -> 
     require_engine(settings, ranks)
     test = read_test_sets(settings, way_out)
     missing = dict(test.missing)
+    for each in test.translations:
+        make_metric("bleu", load_language(each.direction.partition("-")[2]))  # refused here and not after an hour
     adequacy: list[Adequacy] = [
         *([Labse(settings.labse_model)] if settings.labse_model else []),
         *([Comet(settings.comet_model)] if settings.comet_model else []),
@@ -85,27 +89,29 @@ def evaluate_model(settings: EvaluationSettings, way_out: str, ranks: Ranks) -> 
     else:
         engine = transformers_engine(model, tokenizer, settings)
 
-    partial = open_predictions(settings, engine, test.translations, ranks)
     translations: list[Translation] = []
     predictions: list[Prediction] = []
-    for translation_set in test.translations:
-        for prompt_format, shots in prompts:
-            made, prompt = translate(engine, translation_set, prompt_format, shots, settings, partial)
-            predictions += made
-            where = f"translation.{translation_set.name}.{translation_set.direction}"
-            if prompt.describe() != prompt.name:
-                missing[f"{where}.{prompt.name}"] = f"asked as {prompt.describe()}: no more examples, or no more room"
-            if ranks.rank == 0:
-                translations.append(
-                    score_translation(
-                        made,
-                        prompt,
-                        resamples=settings.resamples,
-                        contamination=found,
-                        adequacy=_fitting(adequacy, translation_set, where, missing),
-                        identifier=identifier,
+    with open_predictions(settings, engine, test.translations, ranks) as partial:
+        for translation_set in test.translations:
+            for prompt_format, shots in prompts:
+                made, prompt = translate(engine, translation_set, prompt_format, shots, settings, partial)
+                predictions += made
+                where = f"translation.{translation_set.name}.{translation_set.direction}"
+                if prompt.describe() != prompt.name:
+                    missing[f"{where}.{prompt.name}"] = (
+                        f"asked as {prompt.describe()}: no more examples, or no more room"
                     )
-                )
+                if ranks.rank == 0:
+                    translations.append(
+                        score_translation(
+                            made,
+                            prompt,
+                            resamples=settings.resamples,
+                            contamination=found,
+                            adequacy=_fitting(adequacy, translation_set, where, missing),
+                            identifier=identifier,
+                        )
+                    )
     plan = engine.describe(ranks)
 
     evaluation = Evaluation(

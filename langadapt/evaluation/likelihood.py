@@ -14,6 +14,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
+from langadapt.evaluation.bootstrap import middle_95, resampled_ratios
 from langadapt.evaluation.results import Document, Interval, Likelihood
 from langadapt.evaluation.test_sets import TextSet, sha256_of_items
 from langadapt.models import encode_texts
@@ -25,7 +26,6 @@ _LOGITS = 2**26  # logits in float32 at a time: 256 MiB
 # A CPU works from its caches, which larger batches and larger pieces of the logits do not fit in.
 _CPU_TOKENS = 1024  # tokens in a batch
 _CPU_ROWS = 256  # positions whose logits are there at a time
-_SEED = 12345  # of the bootstrap
 _MOST_NATS = 700  # a token, beyond which a float does not hold the perplexity
 
 
@@ -61,6 +61,8 @@ def measure_likelihood(
     texts hold no unit, and when the model gives no number.
     """
     max_length, stride = _window_lengths(model, max_length, stride)
+    if not any(map(units, texts.texts)):
+        raise UserError(f"the test set {texts.name} holds no letter and no number in {texts.language}. Leave it out.")
     tokens = encode_texts(tokenizer, texts.texts)
     log_likelihoods = document_log_likelihoods(
         model,
@@ -94,8 +96,6 @@ def measure_likelihood(
     size = sum(document.bytes for document in documents)
     characters = sum(document.characters for document in documents)
     unit_count = sum(document.units for document in documents)
-    if not unit_count:
-        raise UserError(f"the test set {texts.name} holds no letter and no number in {texts.language}. Leave it out.")
     likelihood = Likelihood(
         test_set=texts.name,
         language=texts.language,
@@ -146,14 +146,8 @@ def _interval(documents: Sequence[Document], resamples: int) -> Interval | None:
         return None
     ordered = sorted(documents, key=lambda document: document.id)
     bits = np.array([document.bits for document in ordered])
-    sizes = np.array([document.bytes for document in ordered])
-    generator = np.random.default_rng(_SEED)
-    ratios = np.empty(resamples)
-    for resample in range(resamples):
-        drawn = generator.integers(len(ordered), size=len(ordered))
-        ratios[resample] = bits[drawn].sum() / sizes[drawn].sum()
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return Interval(low=low, high=high)
+    sizes = np.array([document.bytes for document in ordered], np.float64)
+    return middle_95(resampled_ratios(bits, sizes, resamples))
 
 
 def prefix_token_id(tokenizer: PreTrainedTokenizerBase) -> int:

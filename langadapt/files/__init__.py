@@ -21,6 +21,7 @@ from langadapt.files.records import (
     read_lines,
     require_file,
     sha256_of,
+    strings_in,
     write_json_array,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "sha256_of",
     "staged_folder",
     "stream_json_array",
+    "strings_in",
     "sync_to_disk",
     "write_json",
     "write_json_array",

@@ -149,3 +149,12 @@ def _require_characters(record: Record, place: str) -> None:
         check_characters(record)
     except ValueError as error:
         raise UserError(f"{place}: {error}. Mend or delete the record.") from None
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield every string of a JSON value, however deep: no key of a foreign layout has to be known."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from strings_in(part)

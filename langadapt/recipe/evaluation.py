@@ -27,9 +27,11 @@ class EvaluationSettings(Settings):
     model_name: str | None = Field(None, description="its name in files, charts and tables, e.g. base, cpt, sft_epoch2")
 
     dataset_dir: str = Field("hf_data/tibetan_datasets", description="the folder that stage 1 wrote")
-    likelihood_file: str = Field("tibetan_cpt_test.json", description="held-out text, in dataset_dir")
-    translation_file: str = Field(
-        "tibetan_sft_test_filtered_4k.json", description="held-out translations, in dataset_dir"
+    likelihood_file: str | None = Field(
+        "tibetan_cpt_test.json", description="held-out text, in dataset_dir; null: none, only test_sets"
+    )
+    translation_file: str | None = Field(
+        "tibetan_sft_test_filtered_4k.json", description="held-out translations, in dataset_dir; null: none"
     )
     fewshot_file: str = Field(
         "tibetan_sft_filtered_4k.json", description="training records in dataset_dir, for the examples in a prompt"
@@ -47,7 +49,7 @@ class EvaluationSettings(Settings):
     )
     training_files: list[str] = Field(
         default_factory=list,
-        description="what the models were trained on, in dataset_dir, or .json, .jsonl and .txt elsewhere: test items "
+        description="what the models were trained on, in dataset_dir, or absolute paths (.json, .jsonl, .txt): items "
         "that stand in them are counted, and the others scored apart",
     )
     contamination_ngram: int = Field(

@@ -69,7 +69,9 @@ def translation_chart(comparison: Comparison) -> Canvas:
         place, (name, view) = places[number // len(columns)], columns[number % len(columns)]
         metric = found.get((*place, name, view))
         if metric is None:
-            _blank(ax, list(comparison.results), "all were asked in chat" if view == "shared" else "")
+            _blank(
+                ax, list(comparison.results), "No shared prompt:\nall were asked in chat" if view == "shared" else ""
+            )
             continue
         bars(ax, metric, max(other.highest for other in metrics if other.name == name), show_prompts=view == "own")
         asked = "own prompts" if view == "own" else f"all {metric.prompt}"
@@ -102,13 +104,13 @@ def overview_chart(comparison: Comparison) -> Canvas:
     return figure
 
 
-def _blank(ax: Axes, models: list[str], reason: str) -> None:
-    """Leave a panel empty, but for the models' names, which its row may have nowhere else, and a reason."""
+def _blank(ax: Axes, models: list[str], title: str) -> None:
+    """Leave a panel empty, but for its title and the models' names, which its row may have nowhere else."""
     one_row_a_model(ax, models)
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.xaxis.set_visible(False)
-    ax.set_title(f"No shared prompt:\n{reason}" if reason else "")
+    ax.set_title(title)
 
 
 def _points(ax: Axes, comparison: Comparison, metric: Metric) -> None:

@@ -27,10 +27,12 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
     finished, what is stands in a .partial.jsonl beside ``output``, from which a run that was killed goes on.
 
     Returned are the engine's plan, ``records``, and ``cut_off``: how many answers reached ``max_new_tokens``. Raises
-    `UserError` for a model without a chat template, for a record without an instruction, with the id of another, or
-    too long for the model.
+    `UserError` for an ``output`` that is ``source``, for a model without a chat template, and for a record without an
+    instruction, with the id of another, or too long for the model.
     """
     assert settings.model_path is not None, "predict needs a model"
+    if Path(source).resolve() == Path(output).resolve():
+        raise UserError(f"{output}: the answers would replace the instructions. Choose another --output.")
     find_model(settings.model_path)
     ids, records = _read(source)
     engine = open_engine(settings, ranks)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from langadapt.errors import UserError
-from langadapt.files import iter_json_array, read_jsonl, read_lines
+from langadapt.files import iter_json_array, read_jsonl, read_lines, strings_in
 from langadapt.text import normalize
 from langadapt.text.blocks import BLOCK_CHARACTERS, Hashes, blocks_of, shingles
 
@@ -75,22 +75,13 @@ def _mark(values: NDArray[Any], grams: Hashes, buckets: NDArray[np.bool_], found
 
 def _strings_of_file(path: Path, way_out: str) -> Iterator[str]:
     if path.suffix == ".json":
-        yield from (text for record in iter_json_array(path, way_out) for text in _strings(record))
+        yield from (text for record in iter_json_array(path, way_out) for text in strings_in(record))
     elif path.suffix == ".jsonl":
-        yield from (text for _, record in read_jsonl(path, way_out) for text in _strings(record))
+        yield from (text for _, record in read_jsonl(path, way_out) for text in strings_in(record))
     elif path.suffix == ".txt":
         yield from (line for _, line in read_lines(path, way_out))
     else:
         raise UserError(f"training_files: {path} is neither .json, .jsonl nor .txt: no way to read it is known.")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield every string of a JSON value, however deep: no key of a foreign layout has to be known."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

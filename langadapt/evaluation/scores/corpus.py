@@ -86,15 +86,15 @@ def score_corpus(counts: Counts, floors: Mapping[str, Counts], resamples: int) -
     """Return the corpus score, 0 to 100, with sacrebleu's 95 % interval over items, and the scores of ``floors``.
 
     The interval is that of sacrebleu's bootstrap (Koehn 2004): the mean of ``resamples`` scores, give or take half the
-    width of their middle 95 %. The seed is sacrebleu's: 12345 unless $SACREBLEU_SEED says otherwise, and in the
-    signature. None for a single item.
+    width of their middle 95 %, cut at 0 and 100. The seed is sacrebleu's: 12345 unless $SACREBLEU_SEED says otherwise,
+    and in the signature. None for a single item.
     """
     metric, interval = counts.metric, None
     if len(counts.items) > 1:
         metric.n_bootstrap = resamples
         metric.seed, drawn = _bootstrap_resample(counts.items, metric, resamples)
         mean, half = estimate_ci(np.array([score.score for score in drawn]))
-        interval = Interval(low=mean - half, high=mean + half)
+        interval = Interval(low=max(0.0, mean - half), high=min(100.0, mean + half))
     return Score(
         score=counts.score(),
         signature=str(metric.get_signature()),

@@ -95,15 +95,15 @@ def score_translation(
 def length_buckets(references: Sequence[str], unit: str) -> dict[str, list[int]]:
     """Return the positions of references by length, in up to four buckets of about as many, named by their range.
 
-    References of one length share a bucket, and each has 20 items or more: fewer buckets where there are few items or
-    few lengths, and none at all (an empty dict) where one would hold them all.
+    References of one length share a bucket; 20 items are wanted in each, and none has fewer than 10. So there are fewer
+    buckets where there are few items or few lengths, and none at all (an empty dict) where one would hold them all.
     """
     wanted = min(_BUCKETS, len(references) // _SMALLEST)
     if wanted < 2:
         return {}
     lengths = np.array([len(units(reference)) for reference in references])
     edges = np.unique(np.quantile(lengths, np.arange(1, wanted) / wanted, method="lower"))
-    while (sizes := np.bincount(np.searchsorted(edges, lengths), minlength=len(edges) + 1)).min() < _SMALLEST:
+    while (sizes := np.bincount(np.searchsorted(edges, lengths), minlength=len(edges) + 1)).min() < _SMALLEST // 2:
         edges = np.delete(edges, min(int(sizes.argmin()), len(edges) - 1))  # one bucket with the next
     bucket = np.searchsorted(edges, lengths)  # edge k is the longest of bucket k
     found = {}

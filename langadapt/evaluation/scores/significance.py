@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from sacrebleu.significance import PairedTest
 
+from langadapt.evaluation.bootstrap import middle_95, resampled_ratios
 from langadapt.evaluation.results import Document, Interval
 from langadapt.evaluation.scores.corpus import MetricName, make_metric
 from langadapt.recipe import load_language
 from langadapt.text import normalize
-
-_SEED = 12345  # sacrebleu's
 
 
 def paired_p_values(
@@ -74,11 +73,6 @@ def paired_bits(
     difference = float(more.sum() / sizes.sum())
     if len(first) < 2:
         return difference, None, None
-    generator = np.random.default_rng(_SEED)
-    drawn = np.empty(resamples)
-    for number in range(resamples):
-        chosen = generator.integers(len(first), size=len(first))
-        drawn[number] = more[chosen].sum() / sizes[chosen].sum()
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    drawn = resampled_ratios(more, sizes, resamples)
     further = int((np.abs(drawn - difference) >= abs(difference)).sum())
-    return difference, Interval(low=float(low), high=float(high)), (further + 1) / (resamples + 1)
+    return difference, middle_95(drawn), (further + 1) / (resamples + 1)

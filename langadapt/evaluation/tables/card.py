@@ -30,8 +30,9 @@ def write_card(folder: str | Path, evaluation: Evaluation) -> Path:
 def update_card(model_folder: str | Path, evaluation: Evaluation) -> Path:
     """Put the section into the README.md of a model's folder, in the place of an older one; return its path.
 
-    The rest of the card stays as it is, but for white space at its end; where there is no card, one with only the section is made.
-    Raises `UserError` for a folder that is not there, and for a card that is not UTF-8 or has not one pair of marks or none.
+    The rest of the card stays as it is, but for white space at its end; where there is no card, one with only the
+    section is made. Raises `UserError` for a folder that is not there, and for a card that is not UTF-8 or has other
+    marks than one pair or none.
     """
     if not Path(model_folder).is_dir():
         raise UserError(f"{model_folder}: no such folder, so there is no model card to update. Give a model's folder.")

@@ -67,13 +67,11 @@ def _forgotten(comparison: Comparison) -> list[str]:
         metric = change.metric
         size = metric.show(abs(change.difference))
         worse = (change.difference > 0) == metric.lower_is_better
-        if change.p is None:
-            what = f"{'lost' if worse else 'gained'} {size}, not tested"
-        elif change.p < 0.05:
-            what = f"{'lost' if worse else 'gained'} {size} ({p_in_words(change.p)})"
-        else:
-            what = f"is not known to have changed ({p_in_words(change.p)})"
-        said.append(f"{metric.key}: {change.model} {what} against {change.baseline}")
+        what = f"{'lost' if worse else 'gained'} {size}"
+        if change.p is not None and change.p >= 0.05:
+            what = "is not known to have changed"
+        tested = ", not tested" if change.p is None else f" ({p_in_words(change.p)})"
+        said.append(f"{metric.key}: {change.model} {what} against {change.baseline}{tested}")
     return said
 
 

@@ -22,39 +22,47 @@ _TRANSLATION_KEYS = ("id", "instruction", "output", "source_lang", "target_lang"
 
 
 def read_own_set(settings: EvaluationSettings, way_out: str, *, with_examples: bool) -> TestSets:
-    """Read `likelihood_file`, `translation_file` and, ``with_examples``, `fewshot_file`.
+    """Read `likelihood_file` and `translation_file`, unless they are null, and, ``with_examples``, `fewshot_file`.
 
     A training record that shares a text with any test record, of whatever direction, is no example.
     """
     folder = Path(settings.dataset_dir)
-    likelihood, translation = folder / settings.likelihood_file, folder / settings.translation_file
-    fewshot = folder / settings.fewshot_file
-    files, missing = [likelihood, translation], {}
+    files, missing, texts = [], {}, []
+    if settings.likelihood_file is not None:
+        likelihood = folder / settings.likelihood_file
+        files.append(likelihood)
+        held_out = _texts(likelihood, way_out, settings)
+        if held_out.texts:
+            texts.append(held_out)
+        else:
+            missing[f"likelihood.{OWN}.{settings.language}"] = f"{likelihood} holds no text"
 
-    texts = _texts(likelihood, way_out, settings)
-    if not texts.texts:
-        missing[f"likelihood.{OWN}.{settings.language}"] = f"{likelihood} holds no text"
-
-    tests = _translations(translation, way_out)
-    for records in tests.values():
-        _require_unique_ids(translation, records)
-    wanted = list(tests) if settings.directions is None else settings.directions
-    for direction in wanted:
-        for language in direction.split("-"):
-            load_language(language)
-    missing |= {f"translation.{OWN}.{d}": f"{translation} holds no {d} records" for d in wanted if d not in tests}
-    if not wanted:
-        missing[f"translation.{OWN}"] = f"{translation} holds no translation records"
+    tests: dict[str, list[Record]] = {}
+    wanted: list[str] = []
+    if settings.translation_file is not None:
+        translation = folder / settings.translation_file
+        files.append(translation)
+        tests = _translations(translation, way_out)
+        for records in tests.values():
+            _require_unique_ids(translation, records)
+        wanted = list(tests) if settings.directions is None else settings.directions
+        for direction in wanted:
+            for language in direction.split("-"):
+                load_language(language)
+        missing |= {f"translation.{OWN}.{d}": f"{translation} holds no {d} records" for d in wanted if d not in tests}
+        if not tests:
+            missing[f"translation.{OWN}"] = f"{translation} holds no translation records"
 
     training: dict[str, list[Record]] = {}
     if with_examples and not tests.keys().isdisjoint(wanted):
         tested = {text for records in tests.values() for record in records for text in _texts_of(record)}
+        fewshot = folder / settings.fewshot_file
         files.append(fewshot)
         for direction, records in _translations(fewshot, way_out).items():
             training[direction] = [record for record in records if tested.isdisjoint(_texts_of(record))]
 
     return TestSets(
-        texts=[texts] if texts.texts else [],
+        texts=texts,
         translations=[
             TranslationSet(OWN, d, _draw(tests[d], settings.limit, settings.seed), training.get(d, []))
             for d in wanted
