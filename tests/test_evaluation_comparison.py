@@ -254,3 +254,14 @@ def test_bars_stand_for_their_figures(tmp_path: Path) -> None:
     lines = {line.split()[0]: line for line in summarize(load_comparison(tmp_path, None)).splitlines() if "##" in line}
     assert (lines["cpt"].count("#"), lines["base"].count("#")) == (39, 19), "the end of the longest, and half of it"
     assert lines["base"].index("|") - lines["base"].index("#") == 10
+
+
+def test_few_items_are_said_to_be_few(tmp_path: Path) -> None:
+    save(tmp_path, "base", likelihoods=[likelihood(1.0)], translations=[translation(20.0, n=6)])
+    said = [caution for caution in load_comparison(tmp_path, None).cautions if "fewer than 30" in caution]
+    assert said == [
+        "fewer than 30 items (bo of held_out: 20, zh-bo of held_out: 6): intervals and p-values are too sure of "
+        "themselves"
+    ]
+    save(tmp_path, "base", likelihoods=[likelihood(1.0, documents=30)], translations=[translation(20.0, n=30)])
+    assert "fewer than 30" not in "\n".join(load_comparison(tmp_path, None).cautions)

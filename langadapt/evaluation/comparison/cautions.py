@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from langadapt.evaluation.comparison.figures import Metric
 from langadapt.evaluation.results import Evaluation
 
+_FEW = 30
 _DECODING = ("engine", "num_beams", "length_ratio", "strict")
 
 
@@ -15,7 +16,14 @@ def cautions_of(results: Mapping[str, Evaluation], metrics: Sequence[Metric]) ->
     missing = [
         f"{model}: {key}: {reason}" for model, result in results.items() for key, reason in result.missing.items()
     ]
-    return [*missing, *_apart(results, metrics), *_limits(results), *_contamination(results), *_conditions(results)]
+    return [
+        *missing,
+        *_apart(results, metrics),
+        *_limits(results),
+        *_few(results),
+        *_contamination(results),
+        *_conditions(results),
+    ]
 
 
 def _apart(results: Mapping[str, Evaluation], metrics: Sequence[Metric]) -> list[str]:
@@ -38,6 +46,20 @@ def _limits(results: Mapping[str, Evaluation]) -> list[str]:
         for model, limit in limits.items()
         if limit is not None
     ]
+
+
+def _few(results: Mapping[str, Evaluation]) -> list[str]:
+    """Say which figures are of so few items that resampling these does not show how else it could have come."""
+    sizes = {
+        **{f"{x.language} of {x.test_set}": x.documents for r in results.values() for x in r.likelihoods},
+        **{f"{x.direction} of {x.test_set}": x.n for r in results.values() for x in r.translations},
+    }
+    few = [f"{what}: {n}" for what, n in sizes.items() if n < _FEW]
+    return (
+        [f"fewer than {_FEW} items ({', '.join(few)}): intervals and p-values are too sure of themselves"]
+        if few
+        else []
+    )
 
 
 def _contamination(results: Mapping[str, Evaluation]) -> list[str]:
