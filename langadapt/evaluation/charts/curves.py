@@ -19,7 +19,7 @@ _LOG = "training_log.jsonl"
 _PANELS = {
     "loss": "Loss (nats a token)",
     "learning_rate": "Learning rate",
-    "tokens_per_second": "Tokens a second, each GPU",
+    "tokens_per_second": "Tokens a second, each process",
 }
 _SMOOTH = 200  # points, from which a running mean is drawn over them
 

@@ -72,7 +72,7 @@ def _contamination(results: Mapping[str, Evaluation]) -> list[str]:
         }
         if found:
             each = ", ".join(f"{count} items of {what}" for what, count in found.items())
-            said.append(f"{model}: the training files hold {each}; see the scores of the clean part")
+            said.append(f"{model}: the training files hold {each}; the scores of the others stand under Contamination")
     unknown = [
         model for model, result in results.items() if result.translations and not result.settings.get("training_files")
     ]
