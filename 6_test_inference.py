@@ -1,7 +1,9 @@
-"""Stage 6: try a model. A conversation at the terminal, one answer a line from a pipe, or one answer to one prompt.
+"""Stage 6: try models, in a conversation at the terminal, line by line from a pipe, or with a single prompt.
 
 python 6_test_inference.py --model_path saves/qwen2.5-3b/full/sft
-python 6_test_inference.py --model_path saves/qwen2.5-3b/full/sft --prompt "请将以下中文翻译成藏文：你好"
+python 6_test_inference.py --model_path base=models/Qwen2.5-3B --model_path saves/qwen2.5-3b/full/sft
+python 6_test_inference.py --model_path saves/qwen2.5-3b/full/sft --prompt "请将以下中文翻译成藏文：你好" --json
+python 6_test_inference.py --model_path saves/qwen2.5-3b/full/sft --input questions.jsonl --output answers.jsonl
 python 6_test_inference.py --model_path saves/qwen2.5-3b/full/cpt temperature=0.7 top_p=0.9 < prompts.txt
 """
 
@@ -18,27 +20,46 @@ DEFAULT_CONFIG = "configs/tibetan_qwen2.5_3b/inference.yaml"
 
 
 def main() -> None:
-    parser = stage_parser("Talk to a model.", InferenceSettings, DEFAULT_CONFIG)
-    parser.add_argument("--model_path", metavar="P", help="the model: a folder, a checkpoint-N folder, or a hub name")
+    parser = stage_parser("Talk to models.", InferenceSettings, DEFAULT_CONFIG)
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="write the answer to TEXT to standard output, and nothing else"
+        "--model_path",
+        metavar="[NAME=]P",
+        action="append",
+        help="a model: a folder, a checkpoint-N folder, an adapter, or a hub name; several to compare them",
     )
+    parser.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="write the answer to TEXT, of each model, to standard output, and nothing else",
+    )
+    parser.add_argument("--input", metavar="FILE", help="answer each line of FILE, or each record of .json or .jsonl")
+    parser.add_argument("--output", metavar="FILE", help="where the answers to --input go: a line each, or records")
+    parser.add_argument("--json", action="store_true", help="write each answer as one JSON object a line")
     arguments = parser.parse_intermixed_args()
+    if (arguments.input is None) != (arguments.output is None):
+        parser.error("--input and --output go together")
+    if arguments.input is not None and (arguments.prompt is not None or arguments.json):
+        parser.error("--input takes neither --prompt nor --json: the suffix of --output says what is written")
     settings = load_settings(InferenceSettings, arguments.config, split_flags(arguments, ["model_path"]))
 
     # Loading torch takes seconds; --help and a misspelt key should not.
     from transformers.utils import logging
 
-    from langadapt.inference import answer_lines, ask, converse, open_responder, start_session
+    from langadapt.inference import Lineup, answer_file, answer_lines, ask, compare, converse, start_session
 
+    if arguments.input is not None:
+        done = answer_file(Lineup(settings), settings, arguments.input, arguments.output)
+        print(f"{', '.join(f'{key}: {value}' for key, value in done.items())}\nwritten: {arguments.output}")
+        return
     at_terminal = arguments.prompt is None and sys.stdin.isatty() and sys.stdout.isatty()
     sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale: answers may be in any script
     if not at_terminal:
         logging.disable_progress_bar()
-    session = start_session(open_responder(settings), settings)
+    session = start_session(Lineup(settings), settings, arguments.json)
 
     if arguments.prompt is not None:
-        ask(session, arguments.prompt)
+        several = len(session.lineup.names) > 1
+        (compare if several else ask)(session, arguments.prompt)
     elif at_terminal:
         converse(session)
     else:

@@ -32,7 +32,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from langadapt.evaluation.likelihood import (
+from langadapt.files.containers import read_records
+from langadapt.models import encode_texts, load_model, load_tokenizer, pick_device
+from langadapt.models.likelihood import (
     Window,
     batch_log_likelihoods,
     document_log_likelihoods,
@@ -41,8 +43,6 @@ from langadapt.evaluation.likelihood import (
     split_output_layer,
     windows,
 )
-from langadapt.files.containers import read_records
-from langadapt.models import encode_texts, load_model, load_tokenizer, pick_device
 
 
 def main() -> None:

@@ -39,6 +39,43 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def translation_request(text: str) -> str:
+    return f"请将以下中文翻译成藏文：{text}"
+
+
+@pytest.fixture(scope="session")
+def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that has learned four questions and four requests for a translation by heart."""
+    import torch
+
+    from langadapt.models import encode_conversation, end_of_turn_id, load_tokenizer
+    from langadapt.models.building import new_qwen2
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    model = new_qwen2(tokenizer, hidden_size=64, layers=2, heads=2, max_length=256, seed=0)
+    questions = [*CHINESE, *(translation_request(text) for text in CHINESE)]
+    answers = [*TIBETAN, *reversed(TIBETAN)]
+    pairs = [
+        encode_conversation(
+            tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        )
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    width = max(len(ids) for ids, _ in pairs)
+    inputs = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in pairs])
+    labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in pairs])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model(input_ids=inputs, labels=labels).loss.backward()
+        optimizer.step()
+    model.generation_config.eos_token_id = end_of_turn_id(tokenizer)
+    folder = tmp_path_factory.mktemp("chat") / "checkpoint-150"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in the repository's root, as a user would: ``run_script("1_preprocess.py", "seed=1")``."""

@@ -16,10 +16,11 @@ from conftest import CHINESE, ENGLISH, REPOSITORY, TIBETAN
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.evaluation.likelihood import document_log_likelihoods, measure_likelihood, prefix_token_id, windows
+from langadapt.evaluation.likelihood import measure_likelihood
 from langadapt.evaluation.results import Likelihood
 from langadapt.evaluation.test_sets import TextSet
 from langadapt.models import encode_text, load_model, load_tokenizer
+from langadapt.models.likelihood import document_log_likelihoods, prefix_token_id, windows
 from langadapt.text import units
 
 TEXTS = [*TIBETAN, "".join(TIBETAN) * 3, *CHINESE, *ENGLISH, "x"]

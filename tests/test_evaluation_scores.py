@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from conftest import CHINESE, ENGLISH, TIBETAN
 
+from langadapt import metrics
 from langadapt.errors import UserError
 from langadapt.evaluation.results import Prediction, Prompt, Score, Translation
-from langadapt.evaluation.scores import corpus as scores
 from langadapt.evaluation.scores.contamination import FoundItems
-from langadapt.evaluation.scores.corpus import METRICS, count, floor_texts, make_metric, score_corpus
+from langadapt.evaluation.scores.corpus import count, floor_texts, score_corpus
 from langadapt.evaluation.scores.scoring import length_buckets, origins, score_translation
+from langadapt.metrics import METRICS, make_metric
 from langadapt.recipe import load_language
 from langadapt.text import bleu_units, units
 
@@ -127,7 +128,7 @@ def test_flores200_is_refused_without_its_model_and_never_fetched(
         raise AssertionError("sacrebleu is about to download")
 
     monkeypatch.setattr(tokenizer_spm, "download_file", download)
-    for module in (scores, tokenizer_spm):
+    for module in (metrics, tokenizer_spm):
         monkeypatch.setattr(module, "SACREBLEU_DIR", str(tmp_path))
     target = load_language("bo").model_copy(update={"bleu_tokenizer": "flores200"})
     with pytest.raises(UserError, match=r"configs/languages/bo\.yaml.*flores200sacrebleuspm"):

@@ -16,48 +16,17 @@ import torch
 from conftest import CHINESE, REPOSITORY, TIBETAN
 
 from langadapt.errors import UserError
-from langadapt.inference.conversation import Conversation, Responder, fit_prompt, open_responder
-from langadapt.inference.session import Session, handle, start_session
-from langadapt.models import encode_conversation, encode_prompt, end_of_turn_id, load_model, load_tokenizer
-from langadapt.models.building import new_qwen2
+from langadapt.inference.commands import handle
+from langadapt.inference.conversation import Conversation, Responder, fit_prompt
+from langadapt.inference.lineup import Lineup
+from langadapt.inference.session import Session, start_session
+from langadapt.models import encode_prompt, end_of_turn_id, load_model, load_tokenizer
 from langadapt.recipe import load_language, load_settings
 from langadapt.recipe.inference import InferenceSettings
 from langadapt.recipe.preprocess import PreprocessSettings
 
 CONFIG = "configs/tibetan_qwen2.5_3b/inference.yaml"
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def translation_request(text: str) -> str:
-    return f"请将以下中文翻译成藏文：{text}"
-
-
-@pytest.fixture(scope="session")
-def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learned four questions and four requests for a translation by heart."""
-    tokenizer = load_tokenizer(str(tiny_model))
-    model = new_qwen2(tokenizer, hidden_size=64, layers=2, heads=2, max_length=256, seed=0)
-    questions = [*CHINESE, *(translation_request(text) for text in CHINESE)]
-    answers = [*TIBETAN, *reversed(TIBETAN)]
-    pairs = [
-        encode_conversation(
-            tokenizer, [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        )
-        for question, answer in zip(questions, answers, strict=True)
-    ]
-    width = max(len(ids) for ids, _ in pairs)
-    inputs = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in pairs])
-    labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in pairs])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(150):
-        optimizer.zero_grad()
-        model(input_ids=inputs, labels=labels).loss.backward()
-        optimizer.step()
-    model.generation_config.eos_token_id = end_of_turn_id(tokenizer)
-    folder = tmp_path_factory.mktemp("chat") / "checkpoint-150"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -67,7 +36,7 @@ def session(chat_model: Path) -> Session:
 
 def start(folder: Path, *overrides: str) -> Session:
     settings = load_settings(InferenceSettings, REPOSITORY / CONFIG, [f"model_path={folder}", *overrides])
-    return start_session(open_responder(settings), settings)
+    return start_session(Lineup(settings), settings)
 
 
 def out(capsys: pytest.CaptureFixture[str]) -> str:
@@ -229,6 +198,43 @@ class TestTerminal:
         child.wait()
         assert child.exitstatus == 0
 
+    def test_several_models_in_columns_that_follow_the_size_of_the_terminal(
+        self, terminal: Callable[..., pexpect.spawn], chat_model: Path, tiny_model: Path
+    ) -> None:
+        child = terminal(chat_model, "--model_path", f"other={tiny_model}", "max_new_tokens=20")
+        name = chat_model.name
+        child.sendline(f"/compare {CHINESE[0]}")
+        child.expect(rf"{name} +│ other \(continues plain text\)")
+        child.expect_exact("─ │ ─")
+        child.expect_exact("བོད་ཀྱི་སྐད་ཡིག་ནི་")
+        child.expect(r"other: 20 tokens, [\d.]+ tokens/s, [\d.]+ syllables/s, first after [\d.]+ s, cut")
+        child.expect_exact(f"{name}>")
+        child.setwinsize(40, 40)
+        child.sendline(f"/compare {CHINESE[0]}")
+        child.expect_exact(f"[{name}]\r\n")
+        child.expect_exact("[other (continues plain text)]\r\n")
+        assert "│" not in child.before
+        child.expect_exact(f"{name}>")
+        child.send("/use oth\t\r")
+        child.expect_exact("other answers now")
+        child.expect_exact("other>")
+
+    def test_lines_are_started_and_sent(self, terminal: Callable[..., pexpect.spawn], tmp_path: Path) -> None:
+        child = terminal()
+        child.send("one\x1b\rtwo\\\rthree\r")
+        child.expect(r"\[\d+ tokens, [\d.]+ tokens/s")
+        child.expect(">")
+        child.sendline(f"/save {tmp_path / 'kept.json'}")
+        child.expect_exact("written: ")
+        saved = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+        assert saved["messages"][0] == {"role": "user", "content": "one\ntwo\nthree"}
+        child.expect(">")
+        child.sendline("/clear")
+        child.expect_exact("forgotten")
+        child.expect(">")
+        child.send(f"/load {tmp_path}/kep\t\r")
+        child.expect_exact("1 questions and answers")
+
 
 def test_turns_are_remembered_until_cleared(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     handle(session, CHINESE[0])
@@ -320,7 +326,8 @@ def test_the_prompt_leaves_out_as_little_as_it_can(session: Session) -> None:
 
 def test_prompt_format_overrides_what_the_model_was_trained_on(chat_model: Path, tiny_model: Path) -> None:
     def opened(folder: Path, prompt_format: str) -> Responder:
-        return open_responder(load_settings(InferenceSettings, None, [f"model_path={folder}", prompt_format]))
+        settings = load_settings(InferenceSettings, None, [f"model_path={folder}", prompt_format])
+        return Lineup(settings).get(folder.name)
 
     assert opened(chat_model, "prompt_format=auto").chat
     assert not opened(chat_model, "prompt_format=text").chat

@@ -62,7 +62,7 @@ def test_stages_of_a_recipe_hand_over_to_each_other(recipe: Path) -> None:
     else:
         assert sft.model_name_or_path == data.tokenizer
     assert (weights.original, weights.cpt, weights.sft) == (data.tokenizer, sft.model_name_or_path, sft.output_dir)
-    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == sft.output_dir
+    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == [sft.output_dir]
 
 
 def test_the_vocabulary_recipe_takes_stage_1_of_another_and_hands_over() -> None:
@@ -75,7 +75,7 @@ def test_the_vocabulary_recipe_takes_stage_1_of_another_and_hands_over() -> None
     assert weights.original == f"{embeddings.output_dir}/extended_base"
     assert (weights.cpt, weights.sft) == (embeddings.output_dir, cpt.output_dir)
     assert load_settings(EvaluationSettings, recipe / "evaluate.yaml").dataset_dir == data.output_dir
-    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == cpt.output_dir
+    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == [cpt.output_dir]
 
 
 def test_the_default_recipe_is_the_published_one() -> None:

@@ -20,7 +20,7 @@ from langadapt.evaluation.generation.engine import open_model, require_engine, t
 from langadapt.evaluation.generation.prompts import choose_prompts
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.evaluation.generation.translation import ask_all, open_predictions, translate
-from langadapt.evaluation.likelihood import longest_sequence, measure_likelihood
+from langadapt.evaluation.likelihood import measure_likelihood
 from langadapt.evaluation.results import (
     Answer,
     Choices,
@@ -34,12 +34,13 @@ from langadapt.evaluation.results import (
 )
 from langadapt.evaluation.scores.adequacy import Adequacy, Comet, Labse
 from langadapt.evaluation.scores.contamination import FoundItems, find_items
-from langadapt.evaluation.scores.corpus import make_metric
 from langadapt.evaluation.scores.diagnostics import load_identifier
 from langadapt.evaluation.scores.scoring import score_translation
 from langadapt.evaluation.test_sets import TestSets, TranslationSet, read_test_sets
 from langadapt.files import check_vouched, require_file, sha256_of
+from langadapt.metrics import make_metric
 from langadapt.models import find_model, load_tokenizer
+from langadapt.models.likelihood import longest_sequence
 from langadapt.recipe import load_language
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.test_sets import ChoiceSet

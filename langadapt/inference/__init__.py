@@ -1,16 +1,19 @@
-"""Stage 6: a conversation with a model; and generation in batches, for stage 4."""
+"""Stage 6: conversations with models; and generation in batches, for stage 4."""
 
-from langadapt.inference.conversation import open_responder
+from langadapt.inference.answering import answer_file
 from langadapt.inference.generation import Generation, generate_batched
+from langadapt.inference.lineup import Lineup
 from langadapt.inference.prompt import answer_lines, converse
-from langadapt.inference.session import ask, start_session
+from langadapt.inference.session import ask, compare, start_session
 
 __all__ = [
     "Generation",
+    "Lineup",
+    "answer_file",
     "answer_lines",
     "ask",
+    "compare",
     "converse",
     "generate_batched",
-    "open_responder",
     "start_session",
 ]

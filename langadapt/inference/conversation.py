@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jinja2 import TemplateError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
 from langadapt.models import (
     ChatFormatError,
     Message,
+    beginning_ids,
     encode_prompt,
     encode_text,
-    find_model,
     is_chat_model,
-    load_model,
-    load_tokenizer,
-    pick_device,
-    pick_dtype,
     stop_token_ids,
 )
-from langadapt.recipe.inference import InferenceSettings
+from langadapt.models.likelihood import longest_sequence
 
 
 @dataclass(frozen=True)
@@ -43,35 +40,33 @@ class Conversation:
     system: str | None = None
     exchanges: list[tuple[str, str]] = field(default_factory=list)
 
-    def messages(self, question: str, skip: int = 0) -> list[Message]:
-        """Return the conversation, without its ``skip`` oldest exchanges, and a new question at its end."""
+    def messages(self, question: str | None = None, skip: int = 0) -> list[Message]:
+        """Return the conversation, without its ``skip`` oldest exchanges, and a new question, if any, at its end."""
         messages = [{"role": "system", "content": self.system}] if self.system else []
         for asked, answered in self.exchanges[skip:]:
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-        return [*messages, {"role": "user", "content": question}]
+        return messages if question is None else [*messages, {"role": "user", "content": question}]
 
 
-def open_responder(settings: InferenceSettings) -> Responder:
-    """Load the model that the settings name.
+def make_responder(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    generation_config: GenerationConfig | None,
+    prompt_format: Literal["auto", "chat", "text"],
+) -> Responder:
+    """Return a loaded model with how it is asked and where it stops.
 
-    Raises `UserError` for a folder that is no model, a device that is not there, and a chat format that is asked for
-    but cannot be had.
+    Raises `UserError` for a chat format that is asked for but cannot be had.
     """
-    name = find_model(settings.model_path)
-    device = pick_device(settings.device)
-    tokenizer = load_tokenizer(name)
-    model = load_model(name, pick_dtype(settings.dtype, device), device, settings.trust_remote_code)
     try:
-        chat = settings.prompt_format == "chat" or (
-            settings.prompt_format == "auto" and is_chat_model(tokenizer, model.generation_config)
-        )
-        stop_ids = stop_token_ids(tokenizer, model.generation_config, chat)
+        chat = prompt_format == "chat" or (prompt_format == "auto" and is_chat_model(tokenizer, generation_config))
+        stop_ids = stop_token_ids(tokenizer, generation_config, chat)
     except ChatFormatError as error:
         raise UserError(f"{name}: {error}. To prompt it with plain text set prompt_format=text.") from None
     if chat and not tokenizer.chat_template:
         raise UserError(f"{name}: prompt_format=chat, but its tokenizer has no chat template. Use prompt_format=text.")
-    context_length = getattr(model.config, "max_position_embeddings", None)
-    return Responder(name, model, tokenizer, chat, stop_ids, context_length)
+    return Responder(name, model, tokenizer, chat, stop_ids, longest_sequence(model))
 
 
 def fit_prompt(
@@ -82,32 +77,53 @@ def fit_prompt(
     Exchanges are left out until ``max_new_tokens``, or a quarter of the context if that is less, remain for the
     answer. Raises `UserError` when the question alone fills the context, is empty, or is no valid text.
     """
-    try:
-        question.encode()
-    except UnicodeEncodeError:
-        raise UserError("the text is not valid UTF-8. Convert it to UTF-8.") from None
     context = responder.context_length
     for skip in range(len(conversation.exchanges) + 1):
-        ids = _encode(responder, conversation.messages(question, skip))
+        ids = encode_question(responder, conversation.messages(question, skip))
         if context is None or len(ids) + min(max_new_tokens, context // 4) <= context:
             break
-    if context is not None and len(ids) >= context:
-        raise UserError(
-            f"the text takes {len(ids)} tokens, the context of {responder.name} holds {context}. Shorten it."
-        )
+    require_room(responder, ids)
     return ids, skip
 
 
-def _encode(responder: Responder, messages: list[Message]) -> list[int]:
+def encode_question(responder: Responder, messages: list[Message]) -> list[int]:
+    """Return the token ids of a conversation for a model; of its last message alone for one that continues text.
+
+    Control tokens that stand in the messages are text. Raises `UserError` for what is empty, or no valid text, and for
+    a conversation that the chat template refuses.
+    """
+    _check_text(messages[-1]["content"])
     tokenizer = responder.tokenizer
     if responder.chat:
         try:
             return encode_prompt(tokenizer, messages)
         except TemplateError as error:
             raise UserError(f"the chat template of {responder.name} refuses this conversation: {error}") from None
-    # Some base models expect a token before every text, which their tokenizers add by themselves.
-    prefix = [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id]
-    ids = prefix + encode_text(tokenizer, messages[-1]["content"])
+    ids = beginning_ids(tokenizer) + encode_text(tokenizer, messages[-1]["content"])
     if not ids:
         raise UserError("there is no text to continue. Type some.")
     return ids
+
+
+def encode_raw(responder: Responder, text: str) -> list[int]:
+    """Return the token ids of a text without anything around it; control tokens in it are control tokens."""
+    _check_text(text)
+    ids: list[int] = responder.tokenizer(text, add_special_tokens=False)["input_ids"]
+    require_room(responder, ids)
+    return ids
+
+
+def require_room(responder: Responder, ids: list[int]) -> None:
+    """Raise `UserError` when a prompt leaves no room for an answer."""
+    context = responder.context_length
+    if context is not None and len(ids) >= context:
+        raise UserError(
+            f"the text takes {len(ids)} tokens, the context of {responder.name} holds {context}. Shorten it."
+        )
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("the text is not valid UTF-8. Convert it to UTF-8.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 # What a terminal would obey rather than show: control characters but for line feed and tab, and the marks that
@@ -9,6 +10,7 @@ import sys
 _OBEYED = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _OBEYED |= {0x7F: 0x2421}
 _OBEYED |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+_WIDTH = 80  # cells, where there is no terminal to ask
 
 
 def printable(text: str) -> str:
@@ -23,5 +25,15 @@ def write_answer(piece: str) -> None:
 
 
 def write_notice(line: str) -> None:
-    """Write a line that is no part of an answer."""
-    print(line, file=sys.stderr, flush=True)
+    """Write a line that is no part of an answer, which may quote one."""
+    print(printable(line) if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+
+
+def terminal_width() -> int | None:
+    """Return the cells in a line of the terminal that answers go to, as it is now; None where they go elsewhere."""
+    if not sys.stdout.isatty():
+        return None
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or _WIDTH
+    except OSError:
+        return _WIDTH

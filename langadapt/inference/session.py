@@ -1,101 +1,100 @@
-"""One session at the prompt: what a line means, be it a question or a command."""
+"""One session at the prompt: its models, its conversation, and what is asked of them."""
 
 from __future__ import annotations
 
-import difflib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 
-from langadapt.errors import UserError
-from langadapt.inference.conversation import Conversation, Responder, fit_prompt
-from langadapt.inference.output import write_answer, write_notice
+from langadapt.inference.columns import side_by_side
+from langadapt.inference.conversation import Conversation, Responder, encode_raw, fit_prompt
+from langadapt.inference.lineup import Lineup
+from langadapt.inference.output import printable, terminal_width, write_answer, write_notice
+from langadapt.inference.showing import figures
 from langadapt.inference.streaming import Answer, stream_answer
-from langadapt.recipe import load_language, load_settings
-from langadapt.recipe.inference import InferenceSettings, Sampling
-from langadapt.text import normalize, units
+from langadapt.recipe import load_language
+from langadapt.recipe.inference import InferenceSettings
+from langadapt.text import normalize
 
-COMMANDS = {
-    "/help": "this list",
-    "/system TEXT": "set the system prompt; without TEXT, remove it",
-    "/clear": "forget the conversation",
-    "/translate SRC TGT TEXT": "ask for a translation, apart from the conversation, e.g. /translate zh bo 你好",
-    "/set KEY VALUE": f"change how it answers ({', '.join(Sampling.model_fields)}); without VALUE, show",
-    "/stats": "speed and length of the last answer",
-    "/exit": "end, as Ctrl-D does",
-}
+
+@dataclass(frozen=True)
+class Reply:
+    """What one model answered to one request."""
+
+    model: str
+    request: str  # as typed; of a translation the whole request, without a chat template
+    answer: Answer
+    context_length: int | None  # of the model, in tokens
+    target: str | None = None  # language of a translation
 
 
 @dataclass
 class Session:
     """Everything that lives as long as the prompt does."""
 
-    responder: Responder
+    lineup: Lineup
     settings: InferenceSettings
+    model: str  # the name of the one that is talked to
+    as_json: bool = False  # answers as one JSON object a line
+    shows_figures: bool = False  # a line of figures after each answer
     stop_requested: Callable[[], bool] = lambda: False
     conversation: Conversation = field(default_factory=Conversation)
-    last_answer: Answer | None = None
+    replies: list[Reply] = field(default_factory=list)  # to the last request: of one model, or of all
+    last_line: str | None = None  # the line that /retry repeats
+    told: set[str] = field(default_factory=set)  # models of which it was said that they continue plain text
+
+    @property
+    def responder(self) -> Responder:
+        """The model that is talked to, loaded if it is not."""
+        return self.lineup.get(self.model)
+
+    @property
+    def last_answer(self) -> Answer | None:
+        """The answer to the last request, of several the last; None before the first."""
+        return self.replies[-1].answer if self.replies else None
 
 
-def start_session(responder: Responder, settings: InferenceSettings) -> Session:
-    """Return a session with the settings' system prompt and seed; say so when the model is prompted as plain text."""
-    session = Session(responder, settings, conversation=Conversation(settings.system))
-    _seed(settings)
-    if not responder.chat and settings.prompt_format == "auto":
-        ignored = " The system prompt is not used." if settings.system else ""
-        write_notice(
-            f"{responder.name} was not trained to answer in turns: it continues each text as plain text.{ignored} "
-            "(prompt_format=chat asks it through its chat template all the same.)"
-        )
+def start_session(lineup: Lineup, settings: InferenceSettings, as_json: bool = False) -> Session:
+    """Return a session with the settings' system prompt and seed, its first model loaded."""
+    session = Session(lineup, settings, lineup.names[0], as_json, conversation=Conversation(settings.system))
+    seed(settings)
+    use(session, session.model)
     return session
 
 
-def handle(session: Session, line: str) -> bool:
-    """Do what a line says; return False when it ends the session.
-
-    A line that begins with a slash is a command, any other is a question. Raises `UserError` for a command that is
-    unknown or lacks something, and for text that does not fit into the model's context.
-    """
-    if not line.startswith("/"):
-        ask(session, line)
-        return True
-    name, _, rest = line.partition(" ")
-    rest = rest.strip()
-    match name:
-        case "/help":
-            width = max(map(len, COMMANDS))
-            for usage, meaning in COMMANDS.items():
-                write_notice(f"{usage:{width}}  {meaning}")
-        case "/system":
-            _set_system(session, rest)
-        case "/clear":
-            session.conversation.exchanges.clear()
-            write_notice("The conversation is forgotten.")
-        case "/translate":
-            _translate(session, rest)
-        case "/set":
-            _set(session, rest)
-        case "/stats":
-            write_notice(describe_answer(session))
-        case "/exit":
-            return False
-        case _:
-            near = difflib.get_close_matches(name, [usage.split()[0] for usage in COMMANDS], n=1)
-            hint = f"Did you mean {near[0]}?" if near else "/help lists the commands."
-            raise UserError(
-                f"unknown command {name}. {hint} (A text that begins with a slash takes a space before it.)"
-            )
-    return True
+def use(session: Session, name: str) -> None:
+    """Talk to another model from now on; say so when it is prompted as plain text."""
+    session.lineup.get(name)
+    session.model = name
+    if not session.responder.chat and session.settings.prompt_format == "auto" and name not in session.told:
+        session.told.add(name)
+        ignored = " The system prompt is not used." if session.conversation.system else ""
+        write_notice(
+            f"{name} was not trained to answer in turns: it continues each text as plain text.{ignored} "
+            "(prompt_format=chat asks it through its chat template all the same.)"
+        )
 
 
 def ask(session: Session, question: str) -> None:
     """Emit the model's answer to a question, and remember both if the model answers in turns."""
-    dropped, answer = _answer(session, session.conversation, question)
+    responder, sampling = session.responder, session.settings
+    prompt, dropped = fit_prompt(responder, session.conversation, question, sampling.max_new_tokens)
     if dropped:
+        write_notice(
+            f"[the conversation outgrew the context of {responder.context_length} tokens; "
+            f"questions and answers forgotten: the {dropped} oldest]"
+        )
         del session.conversation.exchanges[:dropped]
-    if session.responder.chat and answer.text:
+    answer = _emit(session, responder, question, prompt)
+    if responder.chat and answer.text:
         session.conversation.exchanges.append((question, answer.text))
+
+
+def ask_raw(session: Session, text: str) -> None:
+    """Emit what the model writes after a text, with no template around it and its control tokens obeyed."""
+    _emit(session, session.responder, text, encode_raw(session.responder, text))
 
 
 def translate(session: Session, source: str, target: str, text: str) -> None:
@@ -103,109 +102,117 @@ def translate(session: Session, source: str, target: str, text: str) -> None:
 
     It is asked apart from the conversation, as in training: earlier turns are not shown and it is not remembered.
     """
-    settings = session.settings
+    settings, responder = session.settings, session.responder
     template = settings.translation_templates.get(f"{source}-{target}", settings.translation_template)
     request = template.format(
-        source=_language_name(source, settings.prompt_language),
-        target=_language_name(target, settings.prompt_language),
+        source=load_language(source).name_in(settings.prompt_language),
+        target=load_language(target).name_in(settings.prompt_language),
         text=normalize(text, load_language(source).normalization),
     )
-    if not session.responder.chat:
+    if not responder.chat:
         request += "\n"  # the translation starts on a line of its own
-    _answer(session, Conversation(session.conversation.system), request)
+    prompt = _alone(session, responder, request)
+    _emit(session, responder, request, prompt, target)
 
 
-def describe_answer(session: Session) -> str:
-    """Return length, speed, end and context use of the last answer, in four lines."""
-    answer = session.last_answer
-    if answer is None:
-        return "There is no answer yet."
-    count = len(units(answer.text))
-    reason = {
-        "stop": "the model ended its answer",
-        "length": "at the limit, of max_new_tokens or of the context",
-        "interrupted": "by Ctrl-C",
-    }[answer.stop_reason]
-    context = session.responder.context_length
-    return "\n".join(
-        [
-            f"answer       {answer.token_count} tokens, {count} syllables or words, in {answer.seconds:.2f} s: "
-            f"{answer.token_count / answer.seconds:.1f} tokens/s, {count / answer.seconds:.1f} syllables/s",
-            f"first token  after {answer.first_token_seconds:.2f} s",
-            f"stopped      {reason}",
-            f"context      {answer.prompt_tokens + answer.token_count} of {context or 'unknown'} tokens",
-        ]
+def compare(session: Session, text: str) -> None:
+    """Emit the answers of all models to a text, apart from the conversation: side by side where there is room.
+
+    Loaded models are asked first, so that the fewest are loaded anew. Ctrl-C stops one answer and leaves out the
+    models that have not been asked.
+    """
+    found: dict[str, Reply] = {}
+    titles: dict[str, str] = {}
+    for name in session.lineup.loaded_first():
+        if session.shows_figures and len(session.lineup.names) > 1:
+            write_notice(f"[{name} …]")
+        titles[name], found[name] = _compared(session, name, text)
+        if found[name].answer.stop_reason == "interrupted":
+            break
+    session.replies = [found[name] for name in session.lineup.names if name in found]
+    if session.as_json:
+        for reply in session.replies:
+            write_answer(as_json(reply) + "\n")
+        return
+    width = terminal_width()
+    if width is None:
+        # One below the other, their lines left as they are.
+        parts = [f"[{titles[reply.model]}]\n{reply.answer.text}" for reply in session.replies]
+        write_answer("\n\n".join(parts) + "\n")
+    else:
+        columns = [(titles[reply.model], printable(reply.answer.text)) for reply in session.replies]
+        write_answer("\n".join(side_by_side(columns, width)) + "\n")
+    if session.shows_figures:
+        for reply in session.replies:
+            write_notice(f"{reply.model}: {figures(reply.answer)}")
+
+
+def as_json(reply: Reply) -> str:
+    """Return a reply as one line of JSON: what was asked and answered, lengths in tokens, times in seconds."""
+    answer = reply.answer
+    return json.dumps(
+        {
+            "model": reply.model,
+            "prompt": reply.request,
+            "answer": answer.text,
+            "stop_reason": answer.stop_reason,
+            "prompt_tokens": answer.prompt_tokens,
+            "tokens": answer.token_count,
+            "seconds": round(answer.seconds, 4),
+            "first_token_seconds": round(answer.first_token_seconds, 4),
+        },
+        ensure_ascii=False,
     )
 
 
-def _answer(session: Session, conversation: Conversation, question: str) -> tuple[int, Answer]:
-    """Emit an answer; return how many of the oldest exchanges had to be left out of its prompt, and the answer."""
-    responder, sampling = session.responder, session.settings
-    prompt, dropped = fit_prompt(responder, conversation, question, sampling.max_new_tokens)
-    if dropped:
-        write_notice(
-            f"[the conversation outgrew the context of {responder.context_length} tokens; "
-            f"questions and answers forgotten: the {dropped} oldest]"
-        )
+def seed(settings: InferenceSettings) -> None:
+    """Start the random numbers of sampling anew, if the settings name a seed."""
+    if settings.seed is not None:
+        torch.manual_seed(settings.seed)
+
+
+def _alone(session: Session, responder: Responder, request: str) -> list[int]:
+    conversation = Conversation(session.conversation.system)
+    return fit_prompt(responder, conversation, request, session.settings.max_new_tokens)[0]
+
+
+def _compared(session: Session, name: str, text: str) -> tuple[str, Reply]:
+    """Return a title and the reply of one model; nothing is left here that would keep the model in memory."""
+    responder = session.lineup.get(name)
+    answer = _stream(session, responder, _alone(session, responder, text), lambda piece: None)
+    title = name if responder.chat else f"{name} (continues plain text)"
+    return title, Reply(name, text, answer, responder.context_length)
+
+
+def _emit(session: Session, responder: Responder, request: str, prompt: list[int], target: str | None = None) -> Answer:
+    """Write an answer as the session's are written, and keep it as the last."""
+    if session.as_json:
+        answer = _stream(session, responder, prompt, lambda piece: None)
+    else:
+        answer = _stream(session, responder, prompt, write_answer)
+        write_answer("\n")
+    reply = Reply(responder.name, request, answer, responder.context_length, target)
+    session.replies = [reply]
+    if session.as_json:
+        write_answer(as_json(reply) + "\n")
+    if session.shows_figures:
+        write_notice(f"[{figures(answer)}]")
+    elif answer.stop_reason == "length" and responder.chat and not session.as_json:
+        write_notice(f"[cut after {answer.token_count} tokens; /set max_new_tokens N allows more]")
+    return answer
+
+
+def _stream(session: Session, responder: Responder, prompt: list[int], emit: Callable[[str], None]) -> Answer:
+    sampling = session.settings
     if responder.context_length is not None:
         room = responder.context_length - len(prompt)
         sampling = sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, room)})
-    answer = session.last_answer = stream_answer(
+    return stream_answer(
         responder.model,
         responder.tokenizer,
         prompt,
         stop_ids=responder.stop_ids,
         sampling=sampling,
-        emit=write_answer,
+        emit=emit,
         stop_requested=session.stop_requested,
     )
-    write_answer("\n")
-    if answer.stop_reason == "length" and responder.chat:
-        write_notice(f"[cut after {answer.token_count} tokens; /set max_new_tokens N allows more]")
-    return dropped, answer
-
-
-def _set_system(session: Session, text: str) -> None:
-    if not session.responder.chat:
-        raise UserError(f"{session.responder.name} is prompted as plain text, which has no system prompt.")
-    session.conversation.system = text or None
-    write_notice("The system prompt is set." if text else "The system prompt is removed.")
-
-
-def _translate(session: Session, arguments: str) -> None:
-    parts = arguments.split(maxsplit=2)
-    if len(parts) < 3:
-        raise UserError("expected /translate SRC TGT TEXT, with language codes, e.g. /translate zh bo 你好")
-    translate(session, *parts)
-
-
-def _set(session: Session, arguments: str) -> None:
-    key, _, value = arguments.partition(" ")
-    if not key:
-        for name in Sampling.model_fields:
-            write_notice(f"{name} = {getattr(session.settings, name)}")
-        return
-    if not value.strip() and key in Sampling.model_fields:
-        write_notice(f"{key} = {getattr(session.settings, key)}")
-        return
-    checked = load_settings(Sampling, None, [f"{key}={value.strip()}"])
-    session.settings = session.settings.model_copy(update={key: getattr(checked, key)})
-    if key == "seed":
-        _seed(session.settings)
-    write_notice(f"{key} = {getattr(checked, key)}")
-
-
-def _seed(settings: InferenceSettings) -> None:
-    if settings.seed is not None:
-        torch.manual_seed(settings.seed)
-
-
-def _language_name(code: str, prompt_language: str) -> str:
-    """Return what the prompting language calls a language."""
-    names = load_language(code).names
-    if prompt_language not in names:
-        raise UserError(
-            f"prompt_language={prompt_language}: the profile of {code} has no name in it ({', '.join(sorted(names))}). "
-            "Add one to its `names`, or choose another prompt_language."
-        )
-    return names[prompt_language]

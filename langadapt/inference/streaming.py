@@ -27,11 +27,16 @@ class Answer:
     """One answer and what it took."""
 
     text: str
+    ids: list[int]  # generated tokens, without the stop token
     prompt_tokens: int
-    token_count: int  # generated tokens, the stop token not counted
     seconds: float  # from the prompt to the end
     first_token_seconds: float  # from the prompt to the first token
     stop_reason: Literal["stop", "length", "interrupted"]
+
+    @property
+    def token_count(self) -> int:
+        """How many tokens were generated, the stop token not counted."""
+        return len(self.ids)
 
 
 class TextStream:
@@ -66,9 +71,9 @@ class TextStream:
         return self._decoded
 
     @property
-    def token_count(self) -> int:
-        """How many tokens were added."""
-        return len(self._ids)
+    def ids(self) -> list[int]:
+        """The tokens that were added."""
+        return self._ids
 
     def _show(self, end: int) -> str:
         piece = self._decoded[self._shown : end]
@@ -115,12 +120,12 @@ def stream_answer(
     stop_reason: Literal["stop", "length", "interrupted"] = "length"
     if streamer.stopped:
         stop_reason = "stop"
-    elif streamer.stream.token_count < sampling.max_new_tokens:
+    elif len(streamer.stream.ids) < sampling.max_new_tokens:
         stop_reason = "interrupted"
     return Answer(
         text=streamer.stream.text,
+        ids=streamer.stream.ids,
         prompt_tokens=len(prompt),
-        token_count=streamer.stream.token_count,
         seconds=end - start,
         first_token_seconds=streamer.first_token_time - start,
         stop_reason=stop_reason,

@@ -33,23 +33,44 @@ def open_adapter(
     base's. Raises `UserError` when the base is gone or the adapter does not fit it.
     """
     base = load_model(adapter_base(path), torch.float32, trust_remote_code=trust_remote_code, **options)
+    model = put_adapter(base, path, is_trainable=is_trainable)
+    if own := adapter_generation_config(path):
+        base.generation_config = own
+    return model.eval()
+
+
+def put_adapter(
+    model: PreTrainedModel | PeftModel, path: str | Path, name: str = "default", is_trainable: bool = False
+) -> PeftModel:
+    """Return a model with the adapter of a folder put on it, under a name; on one that has others, beside those.
+
+    Raises `UserError` when it does not fit, or a weight of it is missing.
+    """
     try:
-        model = PeftModel.from_pretrained(base, str(path), is_trainable=is_trainable)
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(path), adapter_name=name, is_trainable=is_trainable, torch_device=str(model.device))
+        else:
+            model = PeftModel.from_pretrained(model, str(path), adapter_name=name, is_trainable=is_trainable)
         with safe_open(Path(path) / ADAPTER, framework="pt") as file:
             stored = set(file.keys())
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(
-            f"{path}: the adapter could not be put on {base.name_or_path} ({first_line(error)}). Is it the base that "
+            f"{path}: the adapter could not be put on {model.name_or_path} ({first_line(error)}). Is it the base that "
             "the adapter was trained on?"
         ) from None
     # PEFT leaves at their random start the weights that it does not find.
-    if missing := sorted(get_peft_model_state_dict(model, save_embedding_layers=False).keys() - stored):
+    own = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False)
+    if missing := sorted(own.keys() - stored):
         raise UserError(
             f"{path}: {len(missing)} weights of the adapter are missing, first {missing[0]}. Copy it again."
         )
-    if (Path(path) / "generation_config.json").is_file():
-        base.generation_config = GenerationConfig.from_pretrained(str(path))
-    return model.eval()
+    return model
+
+
+def adapter_generation_config(path: str | Path) -> GenerationConfig | None:
+    """Return the generation config beside an adapter, which takes the place of its base's; None without one."""
+    there = (Path(path) / "generation_config.json").is_file()
+    return GenerationConfig.from_pretrained(str(path)) if there else None
 
 
 def merge_adapter(path: str | Path, trust_remote_code: bool = False, **options: Any) -> PreTrainedModel:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from langadapt.errors import UserError
 from langadapt.models.folder import WAY_OUT, find_tokenizer, first_line
+
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names the byte of a character that it has no piece for
+_BYTES = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+_SPACE = "\u2581"  # SentencePiece's
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -21,3 +28,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     return tokenizer
+
+
+def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """Return the bytes of text that a token stands for: whole characters, or parts of them."""
+    piece: str = tokenizer.convert_ids_to_tokens(token)
+    if token in tokenizer.added_tokens_decoder:
+        return piece.encode()
+    if "ByteLevel" in str(tokenizer.backend_tokenizer.decoder) and all(symbol in _BYTES for symbol in piece):
+        return bytes(_BYTES[symbol] for symbol in piece)
+    if match := _BYTE.fullmatch(piece):
+        return bytes.fromhex(match[1])
+    return piece.replace(_SPACE, " ").encode()

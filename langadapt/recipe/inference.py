@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from langadapt.recipe.settings import Settings
 
@@ -23,11 +23,28 @@ class Sampling(Settings):
     seed: int | None = Field(None, description="seed of the sampling; null: another in every run", ge=0)
 
 
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class InferenceSettings(Sampling):
     """Everything stage 6 can be told."""
 
-    model_path: str = Field(description="the model: a folder, a checkpoint-N folder, or a hub name")
+    model_path: Annotated[list[str], BeforeValidator(_listed)] = Field(
+        description="the model, or a list of models: folders, checkpoint-N folders, adapters or hub names; name=path "
+        "gives one a name",
+        min_length=1,
+    )
+    models_in_memory: int | None = Field(
+        None, description="how many models are kept loaded; null: as many as the memory holds", gt=0
+    )
     device: str = Field("auto", description="auto: the first GPU, else the CPU; or cpu, cuda, cuda:N")
+    device_map: str | None = Field(
+        None, description="auto, balanced or sequential: spread a model over all GPUs, then the CPU; null: one device"
+    )
+    quantization: Literal["4bit"] | None = Field(
+        None, description="4bit: round the weights to NF4 (bitsandbytes) as they are loaded; null: as dtype says"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on the CPU"
     )
@@ -45,6 +62,13 @@ class InferenceSettings(Sampling):
     )
     prompt_language: str = Field("zh", description="the language that /translate names languages in, e.g. zh or en")
     trust_remote_code: bool = Field(False, description="run Python code from the model folder; only for code you read")
+
+    @field_validator("device_map")
+    @classmethod
+    def _known_map(cls, value: str | None) -> str | None:
+        if value not in (None, "auto", "balanced", "balanced_low_0", "sequential"):
+            raise ValueError("expected auto, balanced, balanced_low_0 or sequential; for one device use `device`")
+        return value
 
     @model_validator(mode="after")
     def _templates_can_be_filled(self) -> InferenceSettings:

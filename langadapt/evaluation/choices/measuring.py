@@ -16,11 +16,11 @@ from langadapt.evaluation.choices.asking import PROMPT_VERSION, answer_to_write,
 from langadapt.evaluation.choices.continuing import Continuations, log_likelihoods
 from langadapt.evaluation.choices.matching import match_answer, match_choice, normal_answer
 from langadapt.evaluation.choices.reading import Question, read_questions
-from langadapt.evaluation.likelihood import longest_sequence, prefix_token_id
 from langadapt.evaluation.results import Answer, Choices, Interval
 from langadapt.evaluation.test_sets import sha256_of_items
 from langadapt.inference.generation import generate_batched
 from langadapt.models import beginning_ids, encode_text, stop_token_ids
+from langadapt.models.likelihood import longest_sequence, prefix_token_id
 from langadapt.recipe import Language, load_language
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.test_sets import ChoiceSet

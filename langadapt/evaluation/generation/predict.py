@@ -9,11 +9,13 @@ from jinja2 import TemplateError
 
 from langadapt import __version__
 from langadapt.errors import UserError
-from langadapt.evaluation.generation.engine import Engine, generate_missing, model_files, open_engine
-from langadapt.evaluation.generation.partial import PartialFile
+from langadapt.evaluation.generation.engine import Engine, open_engine
 from langadapt.evaluation.generation.ranks import Ranks
-from langadapt.files import iter_json_array, read_jsonl, require_file, sha256_of, write_json_array
+from langadapt.files import sha256_of, write_json_array
+from langadapt.files.partial import PartialFile
 from langadapt.files.records import Record
+from langadapt.inference.instructions import read_instructions
+from langadapt.inference.resuming import generate_missing, model_files
 from langadapt.models import conversation, encode_prompt, find_model, stop_token_ids
 from langadapt.recipe.evaluation import EvaluationSettings
 
@@ -34,7 +36,7 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
     if Path(source).resolve() == Path(output).resolve():
         raise UserError(f"{output}: the answers would replace the instructions. Choose another --output.")
     find_model(settings.model_path)
-    ids, records = _read(source)
+    ids, records = read_instructions(source)
     engine = open_engine(settings, ranks)
     if not engine.tokenizer.chat_template:
         raise UserError(f"{settings.model_path}: its tokenizer has no chat template, and --predict asks through it.")
@@ -54,7 +56,7 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
     }
     with PartialFile(Path(output).with_suffix(".partial.jsonl"), fingerprint, ranks) as partial:
         answers = generate_missing(
-            engine,
+            engine.generate,
             partial,
             [str(place) for place in range(len(records))],
             prompts,
@@ -62,6 +64,7 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
             lambda place, answer: {"output": answer.text.strip(), "stop_reason": answer.stop_reason},
             stop_ids=stop_token_ids(engine.tokenizer, engine.generation_config, chat=True),
             title="predict",
+            counts=engine.counts,
         )
         if ranks.rank == 0:
             pairs = zip(ids, answers, strict=True)
@@ -69,36 +72,6 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
         partial.remove()
     cut_off = sum(answer["stop_reason"] == "length" for answer in answers)
     return {"records": len(records), "cut_off": cut_off, **engine.describe(ranks)}
-
-
-def _read(source: str | Path) -> tuple[list[Any], list[Record]]:
-    """Return the ids and the records of a file."""
-    with open(require_file(source), encoding="utf-8-sig", errors="replace") as handle:
-        array = next((line for line in handle if line.strip()), "").lstrip().startswith("[")
-    records = list(iter_json_array(source)) if array else [record for _, record in read_jsonl(source)]
-    places: dict[Any, int] = {}
-    for place, record in enumerate(records):
-        where = f"{source}, record {place + 1}"
-        if not isinstance(record.get("instruction"), str) or not record["instruction"].strip():
-            raise UserError(f"{where}: no text under `instruction`. Each record needs one.")
-        for key in ("input", "system"):
-            if not isinstance(record.get(key) or "", str):
-                raise UserError(f"{where}: `{key}` is no text.")
-        if not _is_history(record.get("history") or []):
-            raise UserError(f"{where}: `history` is no list of [user, assistant] pairs of texts.")
-        name = str(place) if record.get("id") is None else record["id"]
-        if not isinstance(name, str | int):
-            raise UserError(f"{where}: `id` is {name!r}; give a text or a whole number, or none.")
-        if name in places:
-            raise UserError(f"{where}: its id {name!r} is that of record {places[name] + 1}. Give each its own.")
-        places[name] = place
-    return list(places), records
-
-
-def _is_history(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in value
-    )
 
 
 def _prompt(engine: Engine, record: Record, where: str) -> list[int]:

@@ -10,14 +10,15 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from langadapt import __version__
-from langadapt.evaluation.generation.engine import Engine, generate_missing, model_files
-from langadapt.evaluation.generation.partial import PartialFile
+from langadapt.evaluation.generation.engine import Engine
 from langadapt.evaluation.generation.prompts import PromptFormat, Question, ask, pick_examples
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.evaluation.results import Prediction, Prompt
 from langadapt.evaluation.test_sets import TranslationSet, sha256_of_items
+from langadapt.files.partial import PartialFile
 from langadapt.files.records import Record
 from langadapt.inference.generation import Generation
+from langadapt.inference.resuming import generate_missing, model_files
 from langadapt.models import stop_token_ids
 from langadapt.recipe.evaluation import EvaluationSettings
 
@@ -63,7 +64,7 @@ def translate(
     )
     title = f"{test.name} {test.direction} {prompt.name}"
     values = generate_missing(
-        engine,
+        engine.generate,
         predictions,
         [f"{title} {place}" for place in range(len(questions))],
         [question.ids for question in questions],
@@ -72,6 +73,7 @@ def translate(
         stop_ids=stop_token_ids(engine.tokenizer, engine.generation_config, chat=prompt_format == "chat"),
         stop_text="\n" if prompt_format == "few_shot" else None,
         title=title,
+        counts=engine.counts,
     )
     return [Prediction.model_validate(value) for value in values], prompt
 

@@ -11,9 +11,10 @@ import numpy as np
 from langadapt.evaluation.results import Contamination, Prediction, Prompt, Score, Slice, Translation
 from langadapt.evaluation.scores.adequacy import Adequacy, score_meaning
 from langadapt.evaluation.scores.contamination import FoundItems
-from langadapt.evaluation.scores.corpus import METRICS, Counts, count, floor_texts, make_metric, score_corpus
+from langadapt.evaluation.scores.corpus import Counts, count, floor_texts, score_corpus
 from langadapt.evaluation.scores.diagnostics import Identifier, diagnose
 from langadapt.evaluation.test_sets import sha256_of_items
+from langadapt.metrics import METRICS, make_metric
 from langadapt.recipe import load_language
 from langadapt.text import normalize, units
 

@@ -9,7 +9,7 @@ from sacrebleu.significance import PairedTest
 
 from langadapt.evaluation.bootstrap import middle_95, resampled_ratios
 from langadapt.evaluation.results import Document, Interval
-from langadapt.evaluation.scores.corpus import MetricName, make_metric
+from langadapt.metrics import MetricName, make_metric
 from langadapt.recipe import load_language
 from langadapt.text import normalize
 

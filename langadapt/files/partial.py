@@ -7,11 +7,31 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Protocol, Self
 
 from langadapt.errors import UserError
-from langadapt.evaluation.generation.ranks import Ranks
-from langadapt.files import lock
+from langadapt.files.atomic import lock
+
+
+class Processes(Protocol):
+    """Which process of a run this is, from 0, and of how many; `wait` returns when every one has come there."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def count(self) -> int: ...
+
+    def wait(self) -> None: ...
+
+
+class Alone:
+    """The only process of its run."""
+
+    rank, count = 0, 1
+
+    def wait(self) -> None:
+        """Return: there is nobody to wait for."""
 
 
 class PartialFile:
@@ -22,7 +42,7 @@ class PartialFile:
     what differs. To be used in a ``with`` block, which leaves the file for the next run.
     """
 
-    def __init__(self, path: str | Path, fingerprint: dict[str, Any], ranks: Ranks) -> None:
+    def __init__(self, path: str | Path, fingerprint: dict[str, Any], ranks: Processes) -> None:
         """Read what there is; ``path`` is the first process's file.
 
         Raises `UserError` when another run is writing to it, and for a line that is no JSON.
