@@ -8,6 +8,7 @@ Without flags, the checkpoints are the recipe's. Weights are read in slices, so 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from langadapt.errors import run_command
@@ -28,12 +29,17 @@ def main() -> None:
 
     # Loading torch takes seconds; --help and a misspelt key should not.
     from langadapt.files import staged_folder, write_json, write_text
-    from langadapt.weights import compare, open_checkpoints
+    from langadapt.models import pick_device
     from langadapt.weights.charts import draw_charts
+    from langadapt.weights.checkpoints import open_checkpoints
+    from langadapt.weights.comparison import add_spectra, compare
     from langadapt.weights.summary import headline, summarise
 
-    checkpoints, output_matrix = open_checkpoints(settings.original, settings.cpt, settings.sft)
-    results = compare(checkpoints, output_matrix)
+    opened = open_checkpoints(settings.original, settings.cpt, settings.sft)
+    workers = settings.workers or len(os.sched_getaffinity(0))
+    results = compare(*opened, workers=workers, device=str(pick_device(settings.device)))
+    if settings.spectra:
+        add_spectra(results, opened[0])
     with staged_folder(settings.output_dir, last="weight_analysis_results.json") as folder:
         write_json(folder / "weight_analysis_results.json", results)
         write_text(folder / "analysis_summary.txt", summarise(results))

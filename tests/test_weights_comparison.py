@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from langadapt.errors import UserError
-from langadapt.weights import compare, open_checkpoints
-from langadapt.weights.comparison import rank_correlation
+from langadapt.weights.checkpoints import open_checkpoints
+from langadapt.weights.comparison import compare, rank_correlation
+from langadapt.weights.rounding import unchanged_by_rounding
 from langadapt.weights.tensor_types import layer_of, tensor_type
 
 Weights = dict[str, torch.Tensor]
@@ -63,20 +64,27 @@ def brute_force(base: Weights, cpt: Weights, sft: Weights, name: str) -> dict[st
 
     def change(x: numpy.ndarray, y: numpy.ndarray) -> dict[str, float]:
         l2 = float(numpy.linalg.norm(y - x))
-        return {"l2": l2, "relative": l2 / float(numpy.linalg.norm(x)), "cosine": cosine(x, y)}
+        rms = float(numpy.sqrt(numpy.mean((y - x) ** 2)))
+        return {"l2": l2, "relative": l2 / float(numpy.linalg.norm(x)), "rms": rms, "cosine": cosine(x, y)}
+
+    def stage(x: numpy.ndarray, y: numpy.ndarray) -> dict[str, float]:
+        return {**change(x, y), "largest": float(abs(y - x).max()), "identical": float((x == y).mean())}
 
     return {
         "base_norm": float(numpy.linalg.norm(a)),
-        "base_cpt": change(a, b),
-        "cpt_sft": change(b, c),
+        "base_cpt": stage(a, b),
+        "cpt_sft": stage(b, c),
         "base_sft": change(a, c),
         "delta_cosine": cosine(b - a, c - b),
     }
 
 
-def assert_figures(found: Mapping[str, object], expected: Mapping[str, object]) -> None:
+def assert_figures(found: Mapping[str, object], expected: Mapping[str, object], rel: float = 1e-9) -> None:
     for key, value in expected.items():
-        assert found[key] == pytest.approx(value, rel=1e-9, abs=1e-12), key
+        if isinstance(value, Mapping):
+            assert_figures(found[key], value, rel)
+        elif value is not None:
+            assert found[key] == pytest.approx(value, rel=rel, abs=1e-12), key
 
 
 def folders(tmp_path: Path, *checkpoints: Weights) -> list[str]:
@@ -110,6 +118,9 @@ def test_every_figure_equals_numpy(tmp_path: Path, dtypes: tuple[torch.dtype, ..
     for name, tensor in tensors.items():
         assert_figures(tensor, brute_force(base, cpt, sft, name))
         assert tensor["shape"] == list(base[name].shape)
+        for pair in ("base_cpt", "cpt_sft"):
+            share = (tensor[pair]["l2"] / results["total"][pair]["l2"]) ** 2
+            assert tensor[pair]["share"] == pytest.approx(share)
     whole = [{"all": torch.cat([w.double().flatten() for w in ws.values()])} for ws in (base, cpt, sft)]
     assert_figures(results["total"], brute_force(*whole, "all"))
     assert [results["checkpoints"][role]["dtype"] for role in ("original", "cpt", "sft")] == [
@@ -145,14 +156,56 @@ def test_real_models_saved_by_transformers(tiny_model: Path, tmp_path: Path) -> 
     assert results["total"]["parameters"] == model.num_parameters()
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])
-def test_the_chunk_size_changes_nothing(tmp_path: Path, chunk: int) -> None:
+def test_large_tensors_of_16_bits_equal_numpy(tmp_path: Path) -> None:
+    """From 2**20 values on, products are float32 within blocks; the last block is cut off here."""
+    weights = {QUERY: torch.randn(1031, 1033).bfloat16(), EMBEDDING: torch.randn(2051, 520).bfloat16()}
+    base = {**weights, "model.layers.0.mlp.up_proj.weight": 1e25 * torch.randn(1024, 1025).bfloat16()}
+    cpt = drift(base, 1, size=2e-3)
+    cpt["model.layers.0.mlp.up_proj.weight"] *= 1.5
+    sft = drift(cpt, 2, size=1e-3)
+    results = results_of(*folders(tmp_path, base, cpt, sft), slice_size=2**18)
+    for name, tensor in by_name(results).items():
+        assert_figures(tensor, brute_force(base, cpt, sft, name), rel=2e-8)
+
+
+def test_workers_and_devices_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = random_weights(0, torch.bfloat16)
+    cpt = drift(base, 1)
+    sft = {name: weight.half() for name, weight in drift(cpt, 2).items()}
+    paths = folders(tmp_path, base, cpt, sft)
+    alone = results_of(*paths, slice_size=64)
+    monkeypatch.setattr("langadapt.weights.one_pass._WORTH_A_WORKER", 100)
+    assert results_of(*paths, slice_size=64, workers=2) == alone
+    # The code that a GPU runs, on the device that every machine has.
+    results = results_of(*paths, slice_size=64, device="cpu:0")
+    for name, tensor in by_name(results).items():
+        assert_figures(tensor, brute_force(base, cpt, sft, name))
+
+
+def test_rounding_explains_what_it_should() -> None:
+    """Normal updates of one size, written back as bfloat16: the share that is lost follows from the rest."""
+    chance = numpy.random.default_rng(0)
+    weights = torch.from_numpy(chance.normal(0, 0.02, 200_000)).bfloat16().double()
+    for size in (1e-5, 5e-5, 1e-3):
+        after = (weights + torch.from_numpy(chance.normal(0, size, len(weights)))).bfloat16().double()
+        mean_square = float(((after - weights) ** 2).mean())
+        found = unchanged_by_rounding(weights.numpy(), "bfloat16", "bfloat16", mean_square)
+        assert found == pytest.approx(float((after == weights).double().mean()), abs=0.005)
+    after[: len(after) // 2] = weights[: len(after) // 2]
+    found = unchanged_by_rounding(weights.numpy(), "bfloat16", "bfloat16", float(((after - weights) ** 2).mean()))
+    assert found < float((after == weights).double().mean()) - 0.4
+    assert unchanged_by_rounding(weights.numpy(), "float32", "bfloat16", 1e-6) is None
+    assert unchanged_by_rounding(weights.numpy(), "bfloat16", "float32", 1e-6) is None
+
+
+@pytest.mark.parametrize("slice_size", [1, 7, 64, 10_000])
+def test_the_slice_size_changes_nothing(tmp_path: Path, slice_size: int) -> None:
     base = random_weights(0)
     cpt = drift(base, 1)
     sft = drift(cpt, 2)
     paths = folders(tmp_path, base, cpt, sft)
     expected = by_name(results_of(*paths))
-    for name, tensor in by_name(results_of(*paths, chunk=chunk)).items():
+    for name, tensor in by_name(results_of(*paths, slice_size=slice_size)).items():
         assert_figures(
             tensor, {key: expected[name][key] for key in ("base_cpt", "cpt_sft", "base_sft", "delta_cosine")}
         )
@@ -291,7 +344,7 @@ def test_a_hub_name_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
     base = write(repository / "snapshots" / ("0" * 40), random_weights(0))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
-    checkpoints, _ = open_checkpoints("some/model", str(base), str(base))
+    checkpoints, *_ = open_checkpoints("some/model", str(base), str(base))
     assert checkpoints[0].path.samefile(base)
 
 
@@ -336,10 +389,11 @@ def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
         shutil.copytree(base, tmp_path / name)
     program = (
         "import resource, sys\n"
-        "from langadapt.weights import compare, open_checkpoints\n"
+        "from langadapt.weights.checkpoints import open_checkpoints\n"
+        "from langadapt.weights.comparison import compare\n"
         "checkpoints = open_checkpoints(*sys.argv[1:])\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "compare(*checkpoints, chunk=2**20)\n"
+        "compare(*checkpoints, slice_size=2**20)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     command = [sys.executable, "-c", program, *(str(tmp_path / name) for name in ("base", "cpt", "sft"))]

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from langadapt.recipe import load_settings
 from langadapt.recipe.weights import WeightsSettings
-from langadapt.weights import compare, open_checkpoints
 from langadapt.weights.charts import draw_charts, draw_correlation, draw_distributions, draw_layer_changes
-from langadapt.weights.comparison import STAGES
+from langadapt.weights.checkpoints import open_checkpoints
+from langadapt.weights.comparison import STAGES, add_spectra, compare
 from langadapt.weights.summary import summarise
 
 CHARTS = {
@@ -158,6 +158,18 @@ def test_the_summary_says_what_changed_and_what_that_does_not_mean(tmp_path: Pat
     assert "stored in bfloat16" in summary
     assert "stored in float16" not in summary
     assert all(len(line) <= 120 for line in summary.splitlines())
+
+
+def test_spectra_are_added_to_matrices(tmp_path: Path) -> None:
+    opened = open_checkpoints(*checkpoints(tmp_path, layers=2))
+    results = compare(*opened)
+    add_spectra(results, opened[0])
+    for tensor in results["tensors"]:
+        assert ("spectrum" in tensor["base_cpt"]) == (len(tensor["shape"]) == 2)
+    ranks = results["lora_rank"]["cpt_sft"]
+    assert 1 <= ranks["90"] <= ranks["95"] <= ranks["99"] <= 8
+    assert f"rank {ranks['90']} for 90 %" in " ".join(summarise(results).split())
+    json.dumps(results)
 
 
 def test_the_summary_of_the_same_checkpoint(tmp_path: Path) -> None:

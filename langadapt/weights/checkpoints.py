@@ -1,45 +1,35 @@
 """Three checkpoints, open for reading in slices: found, checked against each other, tied weights resolved.
 
-Only headers are read here; weights stay on the disk until `chunks` asks for them.
+Only headers are read here, but for output matrices that may be a copy of the embedding; weights stay on the disk.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
+import numpy
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
 
 from langadapt.errors import UserError
 from langadapt.files import read_json_object
-from langadapt.models.folder import check_model_folder
+from langadapt.models.folder import adapter_base, check_model_folder, is_adapter
+from langadapt.weights.adapters import adapted_tensors
+from langadapt.weights.measuring import Source
+from langadapt.weights.stored import real, tensors_in
 from langadapt.weights.tensor_types import tensor_type
+from langadapt.weights.vocabulary import Alignment, align_rows
 
-CHUNK = 2**22  # values read at a time, of each checkpoint
+SLICE = 2**22  # values read at a time, of each checkpoint
 
 _MADE_BY = {
     "original": "python 1_preprocess.py --download",
     "cpt": "bash 2_train_cpt.sh",
     "sft": "bash 3_train_sft.sh",
 }
-_DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _NAMED = 5  # how many tensors an error lists before it only counts
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A tensor on the disk."""
-
-    shard: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -48,7 +38,7 @@ class Checkpoint:
 
     role: str
     path: Path
-    tensors: dict[str, Tensor]
+    tensors: dict[str, Source]
     says_untied: bool
 
     @property
@@ -57,8 +47,10 @@ class Checkpoint:
         return ", ".join(sorted({tensor.dtype for tensor in self.tensors.values()}))
 
 
-def open_checkpoints(original: str, cpt: str, sft: str) -> tuple[list[Checkpoint], str]:
-    """Return the three checkpoints with the same tensors of the same shapes, and how the output matrix is stored.
+def open_checkpoints(original: str, cpt: str, sft: str) -> tuple[list[Checkpoint], str, Alignment | None]:
+    """Return the three checkpoints with the same tensors of the same shapes, and how that came about.
+
+    That is a sentence on how the output matrix is stored, and how rows were matched where vocabularies differ.
 
     Each argument is a model folder, or a hub name whose files are in the Hugging Face cache; nothing is downloaded.
     Raises `UserError` for a folder that is missing or no model, for weights that are not floating point, and for
@@ -66,26 +58,17 @@ def open_checkpoints(original: str, cpt: str, sft: str) -> tuple[list[Checkpoint
     """
     named = zip(_MADE_BY, (original, cpt, sft), strict=True)
     checkpoints, output_matrix = resolve_output_matrix([_open(role, name) for role, name in named])
+    checkpoints, alignment = align_rows(checkpoints)
     for other in checkpoints[1:]:
         _check_alike(checkpoints[0], other)
-    return checkpoints, output_matrix
+    return checkpoints, output_matrix, alignment
 
 
-def chunks(tensor: Tensor, size: int = CHUNK) -> Iterator[torch.Tensor]:
-    """Yield a tensor's values in order, as flat pieces of at most ``size`` in the dtype they are stored in.
-
-    Tensors of one shape are cut at the same places. The file is opened for each piece, because the pages read from a
-    mapped file count as this process's memory until it is closed.
-    """
-    if not tensor.shape:
-        with safe_open(tensor.shard, framework="pt") as file:
-            yield file.get_tensor(tensor.name).reshape(1)
-        return
-    rows = max(1, size // max(1, math.prod(tensor.shape[1:])))
-    for start in range(0, tensor.shape[0], rows):
-        with safe_open(tensor.shard, framework="pt") as file:
-            piece = file.get_slice(tensor.name)[start : start + rows]
-        yield from piece.flatten().split(size)
+def slices(tensor: Source, size: int = SLICE) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each slice and the row after its last; a slice is at most ``size`` values, or one row."""
+    rows = max(1, size // max(1, tensor.columns))
+    for first in range(0, tensor.rows, rows):
+        yield first, min(first + rows, tensor.rows)
 
 
 def resolve_output_matrix(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], str]:
@@ -109,26 +92,12 @@ def resolve_output_matrix(checkpoints: Sequence[Checkpoint]) -> tuple[list[Check
 
 def _open(role: str, name: str) -> Checkpoint:
     path = _folder(role, name)
-    tensors: dict[str, Tensor] = {}
-    for shard in check_model_folder(path):
-        try:
-            with safe_open(shard, framework="pt") as file:
-                for tensor_name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
-                    tensors[tensor_name] = _stored(shard, tensor_name, file.get_slice(tensor_name))
-        except SafetensorError as error:
-            raise UserError(f"{shard}: not a readable safetensors file ({error}). Copy the file again.") from None
+    if is_adapter(path):
+        base = _open(role, adapter_base(path))
+        return replace(base, path=path, tensors=adapted_tensors(path, base.tensors))
+    tensors: dict[str, Source] = {t.name: t for shard in check_model_folder(path) for t in tensors_in(shard)}
     config = read_json_object(path / "config.json")
     return Checkpoint(role, path, tensors, says_untied=config.get("tie_word_embeddings") is False)
-
-
-def _stored(shard: Path, name: str, header: Any) -> Tensor:
-    stored_as = header.get_dtype()
-    if stored_as not in _DTYPES:
-        raise UserError(
-            f"{shard}: the tensor {name} is stored as {stored_as}, which is no plain floating-point number. "
-            "Quantised weights cannot be compared; give the folder they were made from."
-        )
-    return Tensor(shard, name, tuple(header.get_shape()), _DTYPES[stored_as])
 
 
 def _folder(role: str, name: str) -> Path:
@@ -143,7 +112,7 @@ def _folder(role: str, name: str) -> Path:
         ) from None
 
 
-def _embedding_like(checkpoint: Checkpoint, head: str, checkpoints: Sequence[Checkpoint]) -> Tensor | None:
+def _embedding_like(checkpoint: Checkpoint, head: str, checkpoints: Sequence[Checkpoint]) -> Source | None:
     """Return the embedding that a checkpoint's output matrix may be tied to; None when there is none."""
     if head not in checkpoint.tensors and checkpoint.says_untied:
         return None
@@ -152,9 +121,11 @@ def _embedding_like(checkpoint: Checkpoint, head: str, checkpoints: Sequence[Che
     return next((tensor for tensor in candidates if tensor.shape in shapes), None)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    pairs = zip(chunks(one), chunks(other), strict=True)
-    return one.shape == other.shape and all(torch.equal(a.double(), b.double()) for a, b in pairs)
+def _equal(one: Source, other: Source) -> bool:
+    return one.shape == other.shape and all(
+        numpy.array_equal(real(one.read(*rows), one.dtype), real(other.read(*rows), other.dtype))
+        for rows in slices(one)
+    )
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint) -> None:

@@ -1,35 +1,27 @@
-"""One pass over three checkpoints: how far and in which direction each tensor moved.
-
-Everything reported is a function of inner products between six vectors: the weights of the three checkpoints and
-their three differences. So one 6 x 6 Gram matrix a tensor is all that is kept, and the matrix of a layer, of a type or
-of the whole model is the sum of those of its tensors.
-"""
+"""From sums to figures: how far and in which direction each tensor, type and layer moved, and the model as a whole."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy
-import pandas
-import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from langadapt.errors import UserError
-from langadapt.weights.checkpoints import CHUNK, Checkpoint, Tensor, chunks
+from langadapt.weights.checkpoints import SLICE, Checkpoint
+from langadapt.weights.measuring import PRODUCTS, Source, Sums
+from langadapt.weights.one_pass import Measured, measure_all
+from langadapt.weights.rounding import unchanged_by_rounding
+from langadapt.weights.spectra import ENERGIES, describe_spectrum, energies, rank_for
 from langadapt.weights.tensor_types import TYPES, layer_of, model_order, tensor_type
+from langadapt.weights.vocabulary import Alignment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_BASE, _CPT, _SFT, _CPT_DELTA, _SFT_DELTA, _BOTH_DELTA = range(6)
-_PAIR_ROWS = {
-    "base_cpt": (_BASE, _CPT, _CPT_DELTA),
-    "cpt_sft": (_CPT, _SFT, _SFT_DELTA),
-    "base_sft": (_BASE, _SFT, _BOTH_DELTA),
-}
-_PIECE = 2**15  # values worked on at a time: as six float64 rows they fit into a core's cache
+_MOST = 0.99  # of the values: what is known of these is said of all
 _FEWEST = 3  # a rank correlation of fewer tensors says nothing
 
 Record = dict[str, Any]
@@ -47,37 +39,47 @@ class Stage(NamedTuple):
 STAGES = (Stage("cpt", "CPT", "base_cpt", "base"), Stage("sft", "SFT", "cpt_sft", "CPT"))
 
 
-def compare(checkpoints: Sequence[Checkpoint], output_matrix: str, chunk: int = CHUNK) -> Record:
+def compare(
+    checkpoints: Sequence[Checkpoint],
+    output_matrix: str,
+    alignment: Alignment | None = None,
+    slice_size: int = SLICE,
+    workers: int = 1,
+    device: str = "cpu",
+) -> Record:
     """Return the results that weight_analysis_results.json holds, from what `open_checkpoints` returns.
 
     Keys: ``tensors``, ``types``, ``layers`` (lists of records) and ``total``, each with the figures of
-    `describe_change`; ``rank_correlation`` between the two stages' changes over the tensors. Layers pool their
-    matrices only: norms and biases are of another scale and would drown them. ``chunk`` values of each checkpoint
-    are in memory at a time; sums are float64 and depend on it only in their rounding. Raises `UserError` where a
-    weight is NaN or infinite, naming the tensor.
+    `describe_change` and ``share``, its part of all squared change; ``rank_correlation`` between the two stages'
+    changes over the tensors. Layers pool their matrices only: norms and biases are of another scale and would drown
+    them. ``vocabulary`` (None where all have the same) counts the rows that were matched by token, and gives the
+    change by SFT of those that the base lacks, which no other figure holds. ``slice_size`` values of each checkpoint
+    are in a worker's memory at a time; figures depend on it only in their rounding. Raises `UserError` where a weight
+    is NaN or infinite, naming the tensor.
     """
-    tensors: list[Record] = []
-    grams: list[torch.Tensor] = []
-    sizes = {name: math.prod(tensor.shape) for name, tensor in checkpoints[0].tensors.items()}
-    bar = tqdm(total=sum(sizes.values()), desc="comparing", unit="value", unit_scale=True, disable=None)
-    with bar, _one_thread():
-        for name in sorted(sizes, key=model_order):
-            gram = gram_matrix([checkpoint.tensors[name] for checkpoint in checkpoints], chunk)
-            _check_finite(name, gram, checkpoints)
-            shape = list(checkpoints[0].tensors[name].shape)
-            tensor = {"name": name, "type": tensor_type(name), "layer": layer_of(name), "shape": shape}
-            tensors.append(tensor | describe_change(gram))
-            grams.append(gram)
-            bar.update(sizes[name])
-    measured = list(zip(tensors, grams, strict=True))
+    names = sorted(checkpoints[0].tensors, key=model_order)
+    sources = [[checkpoint.tensors[name] for checkpoint in checkpoints] for name in names]
+    found = measure_all(sources, slice_size, workers, device)
+    measured: list[tuple[Record, Sums]] = []
+    for name, triple, one in zip(names, sources, found, strict=True):
+        _check_finite(name, one.sums, checkpoints)
+        record = {"name": name, "type": tensor_type(name), "layer": layer_of(name), "shape": list(triple[0].shape)}
+        rounding = _rounding(one, [tensor.dtype for tensor in triple])
+        measured.append((record | describe_change(one.sums, rounding), one.sums))
+    tensors = [tensor for tensor, _ in measured]
     layers = sorted({tensor["layer"] for tensor in tensors if tensor["layer"] is not None})
     by_type = [(kind, [pair for pair in measured if pair[0]["type"] == kind]) for kind in TYPES]
     matrices = [pair for pair in measured if pair[0]["type"] not in ("norm", "bias")]
     by_layer = [(layer, [pair for pair in matrices if pair[0]["layer"] == layer]) for layer in layers]
-    return {
+    vocabulary = alignment and {
+        **alignment.counts,
+        "new_rows": [_new_rows(triple, slice_size, workers, device) for triple in alignment.new_rows],
+    }
+    results: Record = {
         "schema_version": SCHEMA_VERSION,
         "checkpoints": {c.role: {"path": str(c.path), "dtype": c.dtype} for c in checkpoints},
         "output_matrix": output_matrix,
+        "vocabulary": vocabulary,
         "total": _pool(measured),
         "rank_correlation": rank_correlation(tensors),
         "types": [
@@ -85,45 +87,68 @@ def compare(checkpoints: Sequence[Checkpoint], output_matrix: str, chunk: int = 
             for kind, group in by_type
             if group
         ],
-        "layers": [{"layer": layer, **_pool(group)} for layer, group in by_layer],
+        "layers": [{"layer": layer, **_pool(group)} for layer, group in by_layer if group],
         "tensors": tensors,
+    }
+    for record in (results["total"], *results["types"], *results["layers"], *tensors):
+        for stage in STAGES:
+            all_change = results["total"][stage.pair]["l2"]
+            record[stage.pair]["share"] = (record[stage.pair]["l2"] / all_change) ** 2 if all_change else None
+    return results
+
+
+def add_spectra(results: Record, checkpoints: Sequence[Checkpoint], slice_size: int = SLICE) -> None:
+    """Add ``spectrum`` (`describe_spectrum`) of each stage to every matrix of ``results``, and ``lora_rank``.
+
+    ``lora_rank`` holds for each stage the least rank of adapters on all attention and MLP matrices that could have
+    carried 90, 95 and 99 % of their squared change; None where a stage changed none of them.
+    """
+    matrices = [t for t in results["tensors"] if len(t["shape"]) == 2 and min(t["shape"]) > 1]
+    adapted: dict[str, list[NDArray[numpy.float64]]] = {stage.pair: [] for stage in STAGES}
+    for tensor in tqdm(matrices, desc="spectra", unit="matrix", disable=None):
+        for place, stage in enumerate(STAGES):
+            before, after = (checkpoint.tensors[tensor["name"]] for checkpoint in checkpoints[place : place + 2])
+            squares = energies(before, after, slice_size)
+            tensor[stage.pair]["spectrum"] = describe_spectrum(squares)
+            if tensor["type"] in ("attention", "mlp") and squares[0] > 0:
+                adapted[stage.pair].append(squares)
+    results["lora_rank"] = {
+        pair: {str(part): rank_for(spectra, part) for part in ENERGIES} if spectra else None
+        for pair, spectra in adapted.items()
     }
 
 
-def gram_matrix(tensors: Sequence[Tensor], chunk: int = CHUNK) -> torch.Tensor:
-    """Return the 6 x 6 float64 inner products of base, CPT, SFT, CPT - base, SFT - CPT and SFT - base."""
-    gram = torch.zeros(6, 6, dtype=torch.float64)
-    buffer = torch.empty(6, _PIECE, dtype=torch.float64)
-    for stored in zip(*(chunks(tensor, chunk) for tensor in tensors), strict=True):
-        for pieces in zip(*(values.split(_PIECE) for values in stored), strict=True):
-            rows = buffer[:, : len(pieces[0])]
-            for row, piece in zip(rows, pieces, strict=False):
-                row.copy_(piece)
-            for earlier, later, change in _PAIR_ROWS.values():
-                torch.sub(rows[later], rows[earlier], out=rows[change])
-            gram.addmm_(rows, rows.T)
-    return gram
-
-
-def describe_change(gram: torch.Tensor) -> Record:
-    """Return base_norm, {l2, relative, cosine} of each pair of checkpoints, and delta_cosine, from a Gram matrix.
+def describe_change(sums: Sums, rounding: Mapping[str, float | None]) -> Record:
+    """Return base_norm, the figures of each pair of checkpoints, and delta_cosine, from `Sums`.
 
     ``l2`` is the Euclidean norm of the difference, ``relative`` that norm over the norm of the pair's earlier
-    checkpoint, ``cosine`` the cosine between the two weights, ``delta_cosine`` the one between CPT - base and
-    SFT - CPT. A figure that a zero norm leaves undefined is None.
+    checkpoint, ``rms`` it over the root of the number of values, ``cosine`` the cosine between the two weights,
+    ``delta_cosine`` the one between CPT - base and SFT - CPT. Of the pairs that are a stage also ``largest``, the
+    largest absolute change of a weight, ``identical``, the share of weights left exactly as they were, and
+    ``identical_by_rounding``, the share that rounding explains (`unchanged_by_rounding`, given by pair in
+    ``rounding``). A figure that a zero norm leaves undefined is None.
     """
-    norms = gram.diagonal().sqrt().tolist()
-    products = gram.tolist()
-
-    def cosine(one: int, other: int) -> float | None:
-        scale: float = norms[one] * norms[other]
-        return max(-1.0, min(1.0, products[one][other] / scale)) if scale else None
-
-    figures: Record = {"base_norm": norms[_BASE]}
-    for pair, (earlier, later, change) in _PAIR_ROWS.items():
-        relative = norms[change] / norms[earlier] if norms[earlier] else None
-        figures[pair] = {"l2": norms[change], "relative": relative, "cosine": cosine(earlier, later)}
-    figures["delta_cosine"] = cosine(_CPT_DELTA, _SFT_DELTA)
+    aa, ad, ae, dd, de, ee = sums.products.tolist()
+    squares = {"base": aa, "cpt": aa + 2 * ad + dd, "sft": aa + 2 * (ad + ae + de) + dd + ee}
+    # Of each pair: the square of the change, and its inner product with the earlier weights.
+    moves = {"base_cpt": (dd, ad), "cpt_sft": (ee, ae + de), "base_sft": (dd + 2 * de + ee, ad + ae)}
+    figures: Record = {"base_norm": math.sqrt(aa)}
+    for pair, (square, along) in moves.items():
+        before, after = (math.sqrt(max(0.0, squares[name])) for name in pair.split("_"))
+        l2 = math.sqrt(max(0.0, square))
+        figures[pair] = {
+            "l2": l2,
+            "relative": l2 / before if before else None,
+            "rms": l2 / math.sqrt(sums.values) if sums.values else None,
+            "cosine": _cosine(before**2 + along, before * after),
+        }
+    for place, stage in enumerate(STAGES):
+        figures[stage.pair] |= {
+            "largest": float(sums.largest[place]),
+            "identical": int(sums.identical[place]) / sums.values if sums.values else None,
+            "identical_by_rounding": rounding[stage.pair],
+        }
+    figures["delta_cosine"] = _cosine(de, math.sqrt(dd) * math.sqrt(ee))
     return figures
 
 
@@ -135,36 +160,61 @@ def rank_correlation(tensors: Sequence[Record]) -> Record:
     result: Record = {}
     for key in ("l2", "relative"):
         changes = [[tensor[stage.pair][key] for stage in STAGES] for tensor in tensors]
-        ranks = pandas.DataFrame(changes, dtype=float).dropna().rank()
-        told_apart = len(ranks) >= _FEWEST and bool((ranks.nunique() > 1).all())
-        result[key] = float(numpy.corrcoef(ranks.to_numpy().T)[0, 1]) if told_apart else None
+        both = numpy.array([pair for pair in changes if None not in pair], dtype=float).reshape(-1, 2).T
+        told_apart = both.shape[1] >= _FEWEST and all(len(set(stage.tolist())) > 1 for stage in both)
+        result[key] = float(numpy.corrcoef([_ranks(stage) for stage in both])[0, 1]) if told_apart else None
     return result
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread: pieces that fit a cache are done sooner than threads that are busy elsewhere meet."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _ranks(values: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+    """Return ranks from 1, equal values sharing the mean of theirs."""
+    _, which, counts = numpy.unique(values, return_inverse=True, return_counts=True)
+    last = numpy.cumsum(counts)
+    return (last - (counts - 1) / 2)[which]
 
 
-def _check_finite(name: str, gram: torch.Tensor, checkpoints: Sequence[Checkpoint]) -> None:
-    for checkpoint, square in zip(checkpoints, gram.diagonal(), strict=False):
-        if not math.isfinite(square):
+def _rounding(measured: Measured, dtypes: Sequence[str]) -> dict[str, float | None]:
+    sums = measured.sums
+    return {
+        stage.pair: unchanged_by_rounding(
+            measured.samples[place], dtypes[place], dtypes[place + 1], sums.products[square] / max(1, sums.values)
+        )
+        for place, (stage, square) in enumerate(zip(STAGES, (3, 5), strict=True))
+    }
+
+
+def _cosine(product: float, scale: float) -> float | None:
+    return max(-1.0, min(1.0, product / scale)) if scale else None
+
+
+def _check_finite(name: str, sums: Sums, checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise `UserError` for the earliest checkpoint that has a NaN or an infinite value in a tensor."""
+    latest = [max(factors) for factors in PRODUCTS]
+    for place, checkpoint in enumerate(checkpoints):
+        if not numpy.isfinite(sums.products[[factor == place for factor in latest]]).all():
             raise UserError(
                 f"{checkpoint.path}: the tensor {name} holds NaN or infinite values. Training diverged, or the file is "
                 "damaged; take an earlier checkpoint."
             )
 
 
-def _pool(measured: Sequence[tuple[Record, torch.Tensor]]) -> Record:
+def _new_rows(triple: Sequence[Source], slice_size: int, workers: int, device: str) -> Record:
+    """Return the norm after CPT, and the change by SFT, of rows that the base lacks; CPT stands in for the base."""
+    [one] = measure_all([triple], slice_size, workers, device)
+    figures = describe_change(one.sums, _rounding(one, [tensor.dtype for tensor in triple]))
+    shape = list(triple[0].shape)
+    return {"name": triple[0].name, "shape": shape, "cpt_norm": figures["base_norm"], "cpt_sft": figures["cpt_sft"]}
+
+
+def _pool(measured: Sequence[tuple[Record, Sums]]) -> Record:
     """Return the figures of several tensors taken as one long vector."""
-    return {
-        "tensors": len(measured),
-        "parameters": sum(math.prod(tensor["shape"]) for tensor, _ in measured),
-        **describe_change(sum((gram for _, gram in measured), torch.zeros(6, 6, dtype=torch.float64))),
-    }
+    sums = sum((sums for _, sums in measured), Sums())
+    rounding: dict[str, float | None] = {}
+    for stage in STAGES:
+        explained = [(record[stage.pair]["identical_by_rounding"], one.values) for record, one in measured]
+        known = [(share, count) for share, count in explained if share is not None]
+        covered = sum(count for _, count in known)
+        # Where a tensor did not change at all, rounding can be neither blamed nor cleared.
+        enough = covered > _MOST * sums.values
+        rounding[stage.pair] = sum(share * count for share, count in known) / covered if enough else None
+    return {"tensors": len(measured), "parameters": sums.values, **describe_change(sums, rounding)}

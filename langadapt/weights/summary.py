@@ -57,7 +57,47 @@ def _compared(results: Record) -> list[str]:
             f"{results['output_matrix']}. Relative change is the L2 (Frobenius) norm of the difference over the norm "
             "of the earlier checkpoint of the pair; several tensors are taken as one long vector."
         ),
+        *_vocabulary(results["vocabulary"]),
     ]
+
+
+def _vocabulary(vocabulary: Record | None) -> list[str]:
+    if vocabulary is None:
+        return []
+    left_out = ", ".join(f"{count:,} of {role}" for role, count in vocabulary["rows_left_out"].items())
+    words = (
+        "The vocabularies differ. Rows of embedding and output matrix were matched by token: "
+        f"{vocabulary['rows_compared']:,} rows are compared, {left_out} are left out of every figure. "
+    )
+    for new in vocabulary["new_rows"]:
+        words += (
+            f"Of {new['name']}, the {new['shape'][0]:,} rows of new tokens have no base to compare with; SFT changed "
+            f"them by {_percent(new['cpt_sft']['relative'])} of their norm after CPT. "
+        )
+    return _paragraph(words)
+
+
+def _lora_rank(results: Record, stage: Stage) -> list[str]:
+    ranks = results.get("lora_rank", {}).get(stage.pair)
+    if ranks is None:
+        return []
+    parts = ", ".join(f"rank {rank} for {part} %" for part, rank in ranks.items())
+    return _paragraph(
+        f"Adapters on all attention and MLP matrices could have carried this part of their squared change: {parts}. "
+        "That is a bound on what low rank can hold of this very change. An adapter that is trained may find another "
+        "change that does as well, and rounding to 16 bits adds noise of full rank."
+    )
+
+
+def _identical(figures: Record, stage: Stage) -> list[str]:
+    words = f"{_percent(figures['identical'])} of the weights are exactly what they were in {stage.before}"
+    if (explained := figures["identical_by_rounding"]) is not None:
+        words += (
+            f"; updates of one size for all weights of a tensor would leave {_percent(explained)} so, only because "
+            "16-bit numbers are too coarse to hold them. What goes beyond that was hardly trained (for example rows "
+            "of tokens that the texts do not have)"
+        )
+    return _paragraph(f"{words}. The largest change of a single weight is {figures['largest']:.3g}.")
 
 
 def _stage(results: Record, stage: Stage) -> list[str]:
@@ -91,7 +131,7 @@ def _stage(results: Record, stage: Stage) -> list[str]:
             f"{_percent(layers[0][stage.pair]['relative'])}), the smallest in layer {layers[-1]['layer']} "
             f"({_percent(layers[-1][stage.pair]['relative'])})."
         )
-    lines += _paragraph(words)
+    lines += _paragraph(words) + _identical(total, stage) + _lora_rank(results, stage)
     columns = f"{'tensors':>7}  {'parameters':>14}  {'relative':>10}  {'L2':>10}  {'of all squared change':>21}"
     lines += ["", f"  {'type':10}  {columns}"]
     for kind in results["types"]:
