@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import UserError
 from langadapt.models.folder import WAY_OUT, find_model, first_line, is_adapter
+from langadapt.models.translation import is_encoder_decoder
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -45,7 +46,7 @@ def load_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> PreTrainedModel:
-    """Return a causal language model in evaluation mode on ``device`` (default: left where it is loaded, the CPU).
+    """Return a causal language model, or an encoder-decoder model, in evaluation mode on ``device`` (default: the CPU).
 
     The folder of an adapter gives its base with the adapter merged in, in float32, then brought to ``dtype``.
     ``options`` go to `from_pretrained`. Raises `UserError` when the folder is no model, none that is known here, or
@@ -58,8 +59,9 @@ def load_model(
 
         merged = merge_adapter(name, trust_remote_code, **options).to(dtype)
         return merged.to(device) if device is not None else merged
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(name, trust_remote_code) else AutoModelForCausalLM
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        model, loading = kind.from_pretrained(
             name,
             dtype=dtype,
             use_safetensors=True,
