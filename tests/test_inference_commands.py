@@ -13,8 +13,9 @@ from conftest import CHINESE, REPOSITORY, TIBETAN
 
 from langadapt.errors import UserError
 from langadapt.inference.commands import COMMANDS, handle
+from langadapt.inference.display import start_session
 from langadapt.inference.lineup import Lineup
-from langadapt.inference.session import Session, start_session
+from langadapt.inference.session import Session
 from langadapt.models import encode_prompt, load_model
 from langadapt.models.tokenizer import token_bytes
 from langadapt.recipe import load_settings

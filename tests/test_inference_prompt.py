@@ -18,8 +18,9 @@ from conftest import CHINESE, REPOSITORY, TIBETAN
 from langadapt.errors import UserError
 from langadapt.inference.commands import handle
 from langadapt.inference.conversation import Conversation, Responder, fit_prompt
+from langadapt.inference.display import start_session
 from langadapt.inference.lineup import Lineup
-from langadapt.inference.session import Session, start_session
+from langadapt.inference.session import Session
 from langadapt.models import encode_prompt, end_of_turn_id, load_model, load_tokenizer
 from langadapt.recipe import load_language, load_settings
 from langadapt.recipe.inference import InferenceSettings

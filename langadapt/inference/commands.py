@@ -9,8 +9,9 @@ from pathlib import Path
 
 from langadapt.errors import UserError
 from langadapt.inference.conversation import encode_question
+from langadapt.inference.display import show_answer, show_comparison, use
 from langadapt.inference.output import write_notice
-from langadapt.inference.session import Session, ask, ask_raw, compare, seed, translate, use
+from langadapt.inference.session import Session, ask, ask_raw, seed, translate
 from langadapt.inference.showing import describe_answer, describe_likelihood, describe_likeness, describe_tokens
 from langadapt.inference.transcript import load_conversation, save_conversation
 from langadapt.recipe import load_settings
@@ -37,7 +38,7 @@ def handle(session: Session, line: str) -> bool:
     model's context.
     """
     if not line.startswith("/"):
-        ask(session, line)
+        show_answer(session, ask, line)
         session.last_line = line
         return True
     name, _, rest = line.partition(" ")
@@ -164,11 +165,15 @@ def _ppl(session: Session, text: str) -> None:
         write_notice(f"{name}: {describe_likelihood(session.lineup.get(name), text)}")
 
 
+def _raw(session: Session, text: str) -> None:
+    show_answer(session, ask_raw, text)
+
+
 def _translate(session: Session, arguments: str) -> None:
     parts = arguments.split(maxsplit=2)
     if len(parts) < 3:
         raise UserError("expected /translate SRC TGT TEXT, with language codes, e.g. /translate zh bo 你好")
-    translate(session, *parts)
+    show_answer(session, translate, *parts)
 
 
 def _ref(session: Session, reference: str) -> None:
@@ -195,7 +200,7 @@ COMMANDS = {
     "/help": Command("", "this list", _help),
     "/models": Command("", "the models, and which of them are loaded", _models),
     "/use": Command("NAME", "talk to another of them, in the same conversation", _use),
-    "/compare": Command("TEXT", "ask all of them, apart from the conversation", compare, repeated=True),
+    "/compare": Command("TEXT", "ask all of them, apart from the conversation", show_comparison, repeated=True),
     "/system": Command("[TEXT]", "set the system prompt; without TEXT, remove it", _system),
     "/clear": Command("", "forget the conversation", _clear),
     "/undo": Command("", "take back the last question and its answer", _undo),
@@ -210,7 +215,7 @@ COMMANDS = {
     "/raw": Command(
         "TEXT",
         "continue TEXT as it stands: no template, control tokens are control tokens",
-        ask_raw,
+        _raw,
         repeated=True,
         verbatim=True,
     ),

@@ -1,22 +1,20 @@
-"""One session at the prompt: its models, its conversation, and what is asked of them."""
+"""A session: its models, its conversation, and what is asked of them. What is shown of it is `display.py` or `web`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 
-from langadapt.inference.columns import side_by_side
 from langadapt.inference.conversation import Conversation, Responder, encode_raw, fit_prompt
 from langadapt.inference.lineup import Lineup
-from langadapt.inference.output import printable, terminal_width, write_answer, write_notice
-from langadapt.inference.showing import figures
 from langadapt.inference.streaming import Answer, stream_answer
 from langadapt.recipe import load_language
 from langadapt.recipe.inference import InferenceSettings
 from langadapt.text import normalize
+
+Emit = Callable[[str], None]  # takes each piece of an answer as it is settled
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,15 @@ class Reply:
     model: str
     request: str  # as typed; of a translation the whole request, without a chat template
     answer: Answer
+    chat: bool  # asked through the chat template; otherwise its text was continued
     context_length: int | None  # of the model, in tokens
     target: str | None = None  # language of a translation
+    forgotten: int = 0  # oldest exchanges left out of the conversation, which had outgrown the context
 
 
 @dataclass
 class Session:
-    """Everything that lives as long as the prompt does."""
+    """Everything that lives as long as a conversation does."""
 
     lineup: Lineup
     settings: InferenceSettings
@@ -56,49 +56,27 @@ class Session:
         return self.replies[-1].answer if self.replies else None
 
 
-def start_session(lineup: Lineup, settings: InferenceSettings, as_json: bool = False) -> Session:
-    """Return a session with the settings' system prompt and seed, its first model loaded."""
-    session = Session(lineup, settings, lineup.names[0], as_json, conversation=Conversation(settings.system))
-    seed(settings)
-    use(session, session.model)
-    return session
+def ask(session: Session, question: str, emit: Emit) -> Reply:
+    """Return the model's reply to a question, and remember both if the model answers in turns.
+
+    What outgrew the context is forgotten, the oldest exchanges first.
+    """
+    responder, conversation = session.responder, session.conversation
+    prompt, dropped = fit_prompt(responder, conversation, question, session.settings.max_new_tokens)
+    del conversation.exchanges[:dropped]
+    reply = _reply(session, responder, question, prompt, emit, forgotten=dropped)
+    if responder.chat and reply.answer.text:
+        conversation.exchanges.append((question, reply.answer.text))
+    return reply
 
 
-def use(session: Session, name: str) -> None:
-    """Talk to another model from now on; say so when it is prompted as plain text."""
-    session.lineup.get(name)
-    session.model = name
-    if not session.responder.chat and session.settings.prompt_format == "auto" and name not in session.told:
-        session.told.add(name)
-        ignored = " The system prompt is not used." if session.conversation.system else ""
-        write_notice(
-            f"{name} was not trained to answer in turns: it continues each text as plain text.{ignored} "
-            "(prompt_format=chat asks it through its chat template all the same.)"
-        )
+def ask_raw(session: Session, text: str, emit: Emit) -> Reply:
+    """Return what the model writes after a text, with no template around it and its control tokens obeyed."""
+    return _reply(session, session.responder, text, encode_raw(session.responder, text), emit)
 
 
-def ask(session: Session, question: str) -> None:
-    """Emit the model's answer to a question, and remember both if the model answers in turns."""
-    responder, sampling = session.responder, session.settings
-    prompt, dropped = fit_prompt(responder, session.conversation, question, sampling.max_new_tokens)
-    if dropped:
-        write_notice(
-            f"[the conversation outgrew the context of {responder.context_length} tokens; "
-            f"questions and answers forgotten: the {dropped} oldest]"
-        )
-        del session.conversation.exchanges[:dropped]
-    answer = _emit(session, responder, question, prompt)
-    if responder.chat and answer.text:
-        session.conversation.exchanges.append((question, answer.text))
-
-
-def ask_raw(session: Session, text: str) -> None:
-    """Emit what the model writes after a text, with no template around it and its control tokens obeyed."""
-    _emit(session, session.responder, text, encode_raw(session.responder, text))
-
-
-def translate(session: Session, source: str, target: str, text: str) -> None:
-    """Emit the model's translation of a text between two languages, given by code.
+def translate(session: Session, source: str, target: str, text: str, emit: Emit) -> Reply:
+    """Return the model's translation of a text between two languages, given by code.
 
     It is asked apart from the conversation, as in training: earlier turns are not shown and it is not remembered.
     """
@@ -111,58 +89,40 @@ def translate(session: Session, source: str, target: str, text: str) -> None:
     )
     if not responder.chat:
         request += "\n"  # the translation starts on a line of its own
-    prompt = _alone(session, responder, request)
-    _emit(session, responder, request, prompt, target)
+    return _reply(session, responder, request, _alone(session, responder, request), emit, target)
 
 
-def compare(session: Session, text: str) -> None:
-    """Emit the answers of all models to a text, apart from the conversation: side by side where there is room.
+def compare(session: Session, text: str, emit: Callable[[str, str], None]) -> Iterator[Reply]:
+    """Yield the reply of each model to a text, apart from the conversation, as it is finished.
 
-    Loaded models are asked first, so that the fewest are loaded anew. Ctrl-C stops one answer and leaves out the
-    models that have not been asked.
+    Loaded models are asked first, so that the fewest are loaded anew. ``emit`` takes the name of a model and a piece of
+    its answer, the first piece empty: it is being asked, after it is loaded if need be. An answer that is stopped is
+    the last. The session's replies are those of the models that were asked, in the order of the lineup.
     """
     found: dict[str, Reply] = {}
-    titles: dict[str, str] = {}
+    session.replies = []
     for name in session.lineup.loaded_first():
-        if session.shows_figures and len(session.lineup.names) > 1:
-            write_notice(f"[{name} …]")
-        titles[name], found[name] = _compared(session, name, text)
+        emit(name, "")
+        found[name] = _compared(session, name, text, emit)
+        session.replies = [found[name] for name in session.lineup.names if name in found]
+        yield found[name]
         if found[name].answer.stop_reason == "interrupted":
-            break
-    session.replies = [found[name] for name in session.lineup.names if name in found]
-    if session.as_json:
-        for reply in session.replies:
-            write_answer(as_json(reply) + "\n")
-        return
-    width = terminal_width()
-    if width is None:
-        # One below the other, their lines left as they are.
-        parts = [f"[{titles[reply.model]}]\n{reply.answer.text}" for reply in session.replies]
-        write_answer("\n\n".join(parts) + "\n")
-    else:
-        columns = [(titles[reply.model], printable(reply.answer.text)) for reply in session.replies]
-        write_answer("\n".join(side_by_side(columns, width)) + "\n")
-    if session.shows_figures:
-        for reply in session.replies:
-            write_notice(f"{reply.model}: {figures(reply.answer)}")
+            return
 
 
-def as_json(reply: Reply) -> str:
-    """Return a reply as one line of JSON: what was asked and answered, lengths in tokens, times in seconds."""
+def as_record(reply: Reply) -> dict[str, str | int | float]:
+    """Return a reply as it is written: what was asked and answered, lengths in tokens, times in seconds."""
     answer = reply.answer
-    return json.dumps(
-        {
-            "model": reply.model,
-            "prompt": reply.request,
-            "answer": answer.text,
-            "stop_reason": answer.stop_reason,
-            "prompt_tokens": answer.prompt_tokens,
-            "tokens": answer.token_count,
-            "seconds": round(answer.seconds, 4),
-            "first_token_seconds": round(answer.first_token_seconds, 4),
-        },
-        ensure_ascii=False,
-    )
+    return {
+        "model": reply.model,
+        "prompt": reply.request,
+        "answer": answer.text,
+        "stop_reason": answer.stop_reason,
+        "prompt_tokens": answer.prompt_tokens,
+        "tokens": answer.token_count,
+        "seconds": round(answer.seconds, 4),
+        "first_token_seconds": round(answer.first_token_seconds, 4),
+    }
 
 
 def seed(settings: InferenceSettings) -> None:
@@ -176,33 +136,29 @@ def _alone(session: Session, responder: Responder, request: str) -> list[int]:
     return fit_prompt(responder, conversation, request, session.settings.max_new_tokens)[0]
 
 
-def _compared(session: Session, name: str, text: str) -> tuple[str, Reply]:
-    """Return a title and the reply of one model; nothing is left here that would keep the model in memory."""
+def _compared(session: Session, name: str, text: str, emit: Callable[[str, str], None]) -> Reply:
+    """Return the reply of one model; nothing is left here that would keep the model in memory."""
     responder = session.lineup.get(name)
-    answer = _stream(session, responder, _alone(session, responder, text), lambda piece: None)
-    title = name if responder.chat else f"{name} (continues plain text)"
-    return title, Reply(name, text, answer, responder.context_length)
+    answer = _stream(session, responder, _alone(session, responder, text), lambda piece: emit(name, piece))
+    return Reply(name, text, answer, responder.chat, responder.context_length)
 
 
-def _emit(session: Session, responder: Responder, request: str, prompt: list[int], target: str | None = None) -> Answer:
-    """Write an answer as the session's are written, and keep it as the last."""
-    if session.as_json:
-        answer = _stream(session, responder, prompt, lambda piece: None)
-    else:
-        answer = _stream(session, responder, prompt, write_answer)
-        write_answer("\n")
-    reply = Reply(responder.name, request, answer, responder.context_length, target)
+def _reply(
+    session: Session,
+    responder: Responder,
+    request: str,
+    prompt: list[int],
+    emit: Emit,
+    target: str | None = None,
+    forgotten: int = 0,
+) -> Reply:
+    answer = _stream(session, responder, prompt, emit)
+    reply = Reply(responder.name, request, answer, responder.chat, responder.context_length, target, forgotten)
     session.replies = [reply]
-    if session.as_json:
-        write_answer(as_json(reply) + "\n")
-    if session.shows_figures:
-        write_notice(f"[{figures(answer)}]")
-    elif answer.stop_reason == "length" and responder.chat and not session.as_json:
-        write_notice(f"[cut after {answer.token_count} tokens; /set max_new_tokens N allows more]")
-    return answer
+    return reply
 
 
-def _stream(session: Session, responder: Responder, prompt: list[int], emit: Callable[[str], None]) -> Answer:
+def _stream(session: Session, responder: Responder, prompt: list[int], emit: Emit) -> Answer:
     sampling = session.settings
     if responder.context_length is not None:
         room = responder.context_length - len(prompt)

@@ -27,7 +27,7 @@ _ENDS = {
 def figures(answer: Answer) -> str:
     """Return length, speed and end of an answer in one line."""
     count = len(units(answer.text))
-    ends = {"stop": "ended", "length": "cut: /set max_new_tokens N allows more", "interrupted": "stopped by Ctrl-C"}
+    ends = {"stop": "ended", "length": "cut: a larger max_new_tokens allows more", "interrupted": "stopped"}
     return (
         f"{answer.token_count} tokens, {answer.token_count / answer.seconds:.1f} tokens/s, "
         f"{count / answer.seconds:.1f} syllables/s, first after {answer.first_token_seconds:.2f} s, "

@@ -24,15 +24,17 @@ def save_conversation(path: Path, conversation: Conversation, sampling: Sampling
             known = False
         if not known:
             raise UserError(f"{path}: is there already, and no saved conversation. Choose another name.")
-    write_json(
-        path,
-        {
-            _OURS: __version__,
-            "model": model,
-            "sampling": {key: getattr(sampling, key) for key in Sampling.model_fields},
-            "messages": conversation.messages(),
-        },
-    )
+    write_json(path, transcript(conversation, sampling, model))
+
+
+def transcript(conversation: Conversation, sampling: Sampling, model: str) -> dict[str, Any]:
+    """Return what the file of a conversation holds; ``model`` is the path of the model that answered."""
+    return {
+        _OURS: __version__,
+        "model": model,
+        "sampling": {key: getattr(sampling, key) for key in Sampling.model_fields},
+        "messages": conversation.messages(),
+    }
 
 
 def load_conversation(path: Path) -> tuple[Conversation, Sampling, str | None]:

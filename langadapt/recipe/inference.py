@@ -61,6 +61,12 @@ class InferenceSettings(Sampling):
         description="templates for single directions in its place, e.g. {en-bo: 'Translate into {target}: {text}'}",
     )
     prompt_language: str = Field("zh", description="the language that /translate names languages in, e.g. zh or en")
+    web_port: int = Field(
+        7860,
+        description="where --web listens, on this machine alone: http://127.0.0.1:PORT; 0: any free port",
+        ge=0,
+        lt=65536,
+    )
     trust_remote_code: bool = Field(False, description="run Python code from the model folder; only for code you read")
 
     @field_validator("device_map")
