@@ -143,7 +143,7 @@ def test_a_run_that_died_goes_on(
         ({"instruction": "x", "history": [["x"]]}, "record 5: `history` is no list of"),
         ({"instruction": "x", "history": "xy"}, "record 5: `history` is no list of"),
         ({"id": [1], "instruction": "x"}, r"record 5: `id` is \[1\]"),
-        ({"instruction": "字" * 700}, "'4' takes .* 512 at most"),
+        ({"instruction": "字" * 700}, "'4': the text takes .* holds 512"),
     ],
 )
 def test_a_record_that_cannot_be_answered_is_named(

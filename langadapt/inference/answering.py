@@ -16,13 +16,12 @@ from langadapt.errors import UserError
 from langadapt.files import probe_folder, read_lines, sha256_of, write_json_array, write_text
 from langadapt.files.partial import Alone, PartialFile
 from langadapt.files.records import Record
-from langadapt.inference.conversation import Responder, encode_question, require_room
+from langadapt.inference.conversation import Responder
 from langadapt.inference.generation import Generation, generate_batched
-from langadapt.inference.instructions import read_instructions
+from langadapt.inference.instructions import encode_instructions, read_instructions
 from langadapt.inference.lineup import Lineup
 from langadapt.inference.resuming import generate_missing, model_files
 from langadapt.inference.streaming import stream_answer
-from langadapt.models import conversation
 from langadapt.recipe.inference import InferenceSettings, Sampling
 
 _RECORDS = (".json", ".jsonl")
@@ -50,9 +49,13 @@ def answer_file(lineup: Lineup, settings: InferenceSettings, source: str, output
     path = lineup.path(lineup.names[0])
     responder = lineup.get(lineup.names[0])
     asked = [place for place, record in enumerate(records) if record["instruction"].strip()]
-    prompts = [_prompt(responder, records[place], settings, _where(source, ids[place])) for place in asked]
-    room = responder.context_length
-    limits = [min(settings.max_new_tokens, room - len(ids)) if room else settings.max_new_tokens for ids in prompts]
+    prompts, limits = encode_instructions(
+        responder,
+        [records[place] for place in asked],
+        lambda number: _where(source, ids[asked[number]]),
+        system=settings.system,
+        max_new_tokens=settings.max_new_tokens,
+    )
     fingerprint = {
         "langadapt": __version__,
         "model": {path: model_files(path)},
@@ -90,16 +93,6 @@ def _read_questions(source: str) -> tuple[list[Any], list[Record]]:
 
 def _where(source: str, name: Any) -> str:
     return f"{source}, the record {name!r}" if source.endswith(_RECORDS) else f"{source}, line {name}"
-
-
-def _prompt(responder: Responder, record: Record, settings: InferenceSettings, where: str) -> list[int]:
-    own = {"system": settings.system} if settings.system and not record.get("system") else {}
-    try:
-        ids = encode_question(responder, conversation({**record, **own, "output": ""})[:-1])
-        require_room(responder, ids)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return ids
 
 
 def _one_by_one(

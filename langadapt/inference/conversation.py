@@ -22,15 +22,21 @@ from langadapt.models.likelihood import longest_sequence
 
 
 @dataclass(frozen=True)
-class Responder:
-    """A model that is ready to answer."""
+class Prompting:
+    """How a model is asked, and where its answers end."""
 
     name: str
-    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     chat: bool  # asked through its chat template; otherwise its prompt is plain text to continue
     stop_ids: list[int]
     context_length: int | None  # in tokens; None where the model states none
+
+
+@dataclass(frozen=True)
+class Responder(Prompting):
+    """A model that is ready to answer."""
+
+    model: PreTrainedModel
 
 
 @dataclass
@@ -48,14 +54,14 @@ class Conversation:
         return messages if question is None else [*messages, {"role": "user", "content": question}]
 
 
-def make_responder(
+def make_prompting(
     name: str,
-    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     generation_config: GenerationConfig | None,
     prompt_format: Literal["auto", "chat", "text"],
-) -> Responder:
-    """Return a loaded model with how it is asked and where it stops.
+    context_length: int | None,
+) -> Prompting:
+    """Return how a model is asked and where it stops.
 
     Raises `UserError` for a chat format that is asked for but cannot be had.
     """
@@ -66,7 +72,19 @@ def make_responder(
         raise UserError(f"{name}: {error}. To prompt it with plain text set prompt_format=text.") from None
     if chat and not tokenizer.chat_template:
         raise UserError(f"{name}: prompt_format=chat, but its tokenizer has no chat template. Use prompt_format=text.")
-    return Responder(name, model, tokenizer, chat, stop_ids, longest_sequence(model))
+    return Prompting(name, tokenizer, chat, stop_ids, context_length)
+
+
+def make_responder(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    generation_config: GenerationConfig | None,
+    prompt_format: Literal["auto", "chat", "text"],
+) -> Responder:
+    """Return a loaded model with its `make_prompting`; raises what that raises."""
+    prompting = make_prompting(name, tokenizer, generation_config, prompt_format, longest_sequence(model))
+    return Responder(**vars(prompting), model=model)
 
 
 def fit_prompt(
@@ -86,19 +104,19 @@ def fit_prompt(
     return ids, skip
 
 
-def encode_question(responder: Responder, messages: list[Message]) -> list[int]:
+def encode_question(prompting: Prompting, messages: list[Message]) -> list[int]:
     """Return the token ids of a conversation for a model; of its last message alone for one that continues text.
 
     Control tokens that stand in the messages are text. Raises `UserError` for what is empty, or no valid text, and for
     a conversation that the chat template refuses.
     """
     _check_text(messages[-1]["content"])
-    tokenizer = responder.tokenizer
-    if responder.chat:
+    tokenizer = prompting.tokenizer
+    if prompting.chat:
         try:
             return encode_prompt(tokenizer, messages)
         except TemplateError as error:
-            raise UserError(f"the chat template of {responder.name} refuses this conversation: {error}") from None
+            raise UserError(f"the chat template of {prompting.name} refuses this conversation: {error}") from None
     ids = beginning_ids(tokenizer) + encode_text(tokenizer, messages[-1]["content"])
     if not ids:
         raise UserError("there is no text to continue. Type some.")
@@ -113,12 +131,12 @@ def encode_raw(responder: Responder, text: str) -> list[int]:
     return ids
 
 
-def require_room(responder: Responder, ids: list[int]) -> None:
+def require_room(prompting: Prompting, ids: list[int]) -> None:
     """Raise `UserError` when a prompt leaves no room for an answer."""
-    context = responder.context_length
+    context = prompting.context_length
     if context is not None and len(ids) >= context:
         raise UserError(
-            f"the text takes {len(ids)} tokens, the context of {responder.name} holds {context}. Shorten it."
+            f"the text takes {len(ids)} tokens, the context of {prompting.name} holds {context}. Shorten it."
         )
 
 

@@ -1,13 +1,16 @@
-"""A file of instructions, as stage 1 writes them."""
+"""A file of instructions, as stage 1 writes them, and what a model is asked for each."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from langadapt.errors import UserError
 from langadapt.files import iter_json_array, read_jsonl, require_file
 from langadapt.files.records import Record
+from langadapt.inference.conversation import Prompting, encode_question, require_room
+from langadapt.models import conversation
 
 
 def read_instructions(source: str | Path) -> tuple[list[Any], list[Record]]:
@@ -36,6 +39,32 @@ def read_instructions(source: str | Path) -> tuple[list[Any], list[Record]]:
             raise UserError(f"{where}: its id {name!r} is that of record {places[name] + 1}. Give each its own.")
         places[name] = place
     return list(places), records
+
+
+def encode_instructions(
+    prompting: Prompting,
+    records: Sequence[Record],
+    where: Callable[[int], str],
+    *,
+    system: str | None,
+    max_new_tokens: int,
+) -> tuple[list[list[int]], list[int]]:
+    """Return the token ids of each record's prompt, and how many tokens its answer may take.
+
+    ``system`` is the system prompt of records without their own. Raises `UserError` for a record that the model cannot
+    be asked, or that leaves no room for an answer, naming it by ``where`` of its place.
+    """
+    own = {"system": system} if system else {}
+    prompts = []
+    for place, record in enumerate(records):
+        given = record if record.get("system") else {**record, **own}
+        try:
+            prompts.append(encode_question(prompting, conversation({**given, "output": ""})[:-1]))
+            require_room(prompting, prompts[-1])
+        except UserError as error:
+            raise UserError(f"{where(place)}: {error}") from None
+    room = prompting.context_length
+    return prompts, [min(max_new_tokens, room - len(ids)) if room else max_new_tokens for ids in prompts]
 
 
 def _is_history(value: Any) -> bool:

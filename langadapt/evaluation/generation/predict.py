@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
 from langadapt import __version__
 from langadapt.errors import UserError
-from langadapt.evaluation.generation.engine import Engine, open_engine
+from langadapt.evaluation.generation.engine import open_engine
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.files import sha256_of, write_json_array
 from langadapt.files.partial import PartialFile
-from langadapt.files.records import Record
-from langadapt.inference.instructions import read_instructions
+from langadapt.inference.conversation import make_prompting
+from langadapt.inference.instructions import encode_instructions, read_instructions
 from langadapt.inference.resuming import generate_missing, model_files
-from langadapt.models import conversation, encode_prompt, find_model, stop_token_ids
+from langadapt.models import find_model
 from langadapt.recipe.evaluation import EvaluationSettings
 
 
@@ -39,14 +37,18 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
     ids, records = read_instructions(source)
     engine = open_engine(settings, ranks)
     if not engine.tokenizer.chat_template:
-        raise UserError(f"{settings.model_path}: its tokenizer has no chat template, and --predict asks through it.")
-    prompts = [
-        _prompt(engine, record, f"{source}: the record {name!r}") for name, record in zip(ids, records, strict=True)
-    ]
-    limits = [
-        settings.max_new_tokens if engine.window is None else min(settings.max_new_tokens, engine.window - len(prompt))
-        for prompt in prompts
-    ]
+        raise UserError(
+            f"{settings.model_path}: its tokenizer has no chat template, and --predict asks through it. To have plain "
+            "text continued: python 6_test_inference.py --input FILE --output FILE."
+        )
+    prompting = make_prompting(settings.model_path, engine.tokenizer, engine.generation_config, "chat", engine.window)
+    prompts, limits = encode_instructions(
+        prompting,
+        records,
+        lambda place: f"{source}: the record {ids[place]!r}",
+        system=None,
+        max_new_tokens=settings.max_new_tokens,
+    )
     fingerprint = {
         "langadapt": __version__,
         "model": {settings.model_path: model_files(settings.model_path)},
@@ -62,7 +64,7 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
             prompts,
             limits,
             lambda place, answer: {"output": answer.text.strip(), "stop_reason": answer.stop_reason},
-            stop_ids=stop_token_ids(engine.tokenizer, engine.generation_config, chat=True),
+            stop_ids=prompting.stop_ids,
             title="predict",
             counts=engine.counts,
         )
@@ -72,14 +74,3 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
         partial.remove()
     cut_off = sum(answer["stop_reason"] == "length" for answer in answers)
     return {"records": len(records), "cut_off": cut_off, **engine.describe(ranks)}
-
-
-def _prompt(engine: Engine, record: Record, where: str) -> list[int]:
-    messages = conversation({**record, "output": ""})[:-1]
-    try:
-        ids = encode_prompt(engine.tokenizer, messages)
-    except TemplateError as error:
-        raise UserError(f"{where}: the chat template refuses it: {error}") from None
-    if engine.window is not None and len(ids) >= engine.window:
-        raise UserError(f"{where} takes {len(ids)} tokens, the model {engine.window} at most. Shorten it.")
-    return ids
