@@ -105,6 +105,32 @@ def test_no_more_models_are_kept_than_the_memory_holds(
     assert loaded_after(short, "one", "two") == ["two"]
 
 
+def test_a_model_of_the_hub_makes_room_by_its_size_once_it_was_downloaded(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "load_model", lambda name, *rest, **o: load_model(str(tiny_model), *rest, **o))
+    monkeypatch.setattr(module, "load_tokenizer", lambda name: load_tokenizer(str(tiny_model)))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+    def loaded_after_both(**changes: object) -> list[str]:
+        lineup = opened(tiny_model, "org/model", **changes)
+        for name in lineup.names:
+            lineup.get(name)
+        return [name for name in lineup.names if lineup.is_loaded(name)]
+
+    assert loaded_after_both() == ["model"]
+    assert "org/model is not on this disk yet" in capsys.readouterr().err
+    assert loaded_after_both(models_in_memory=2) == [tiny_model.name, "model"]
+    # As the hub's library keeps what it downloads.
+    (tmp_path / "models--org--model" / "refs").mkdir(parents=True)
+    (tmp_path / "models--org--model" / "refs" / "main").write_text("0123")
+    shutil.copytree(tiny_model, tmp_path / "models--org--model" / "snapshots" / "0123")
+    assert loaded_after_both() == [tiny_model.name, "model"]
+    monkeypatch.setattr(Lineup, "_free_memory", lambda self: 1000.0)
+    assert loaded_after_both() == ["model"]
+    assert capsys.readouterr().err == ""
+
+
 def test_weights_are_rounded_to_4_bit(chat_model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     lineup = opened(chat_model, quantization="4bit", device="cpu")

@@ -18,12 +18,15 @@ from typing import Any
 
 import psutil
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from langadapt.errors import UserError
 from langadapt.inference.conversation import Responder, make_responder
+from langadapt.inference.output import write_notice
 from langadapt.models import check_model_folder, find_model, load_model, load_tokenizer, pick_device, pick_dtype
 from langadapt.models.adapters import adapter_generation_config, put_adapter
 from langadapt.models.folder import adapter_base, is_adapter
@@ -131,22 +134,30 @@ class Lineup:
             raise
 
     def _make_room(self, key: str) -> None:
-        """Forget the models that were used longest ago, until there is memory and leave for another."""
-        most, needed = self._settings.models_in_memory or math.inf, _ROOM * self._size(key)
-        while self._loaded and (len(self._loaded) >= most or self._free_memory() < needed):
+        """Forget the models that were used longest ago, until there is memory and leave for another.
+
+        Where its size is not known, ``models_in_memory`` alone decides; without that, all others are forgotten.
+        """
+        most, size = self._settings.models_in_memory, self._size(key)
+        if size is None and self._loaded and most is None:
+            write_notice(
+                f"{key} is not on this disk yet, so its size is not known: the other models make room for it. "
+                "(models_in_memory=N keeps N of them.)"
+            )
+            most = 1
+        needed = _ROOM * (size or 0)
+        while self._loaded and (len(self._loaded) >= (most or math.inf) or self._free_memory() < needed):
             del self._loaded[next(iter(self._loaded))]
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _size(self, key: str) -> float:
-        """Return the bytes that a model will take; infinity for one of the hub, whose files are not looked at."""
-        if not Path(key).is_dir():
-            return math.inf
+    def _size(self, key: str) -> float | None:
+        """Return the bytes that a model will take; None for one of the hub that was not downloaded yet."""
         merged = is_adapter(key)
-        folder = adapter_base(key) if merged else key
-        if not Path(folder).is_dir():
-            return math.inf
+        folder = _folder(adapter_base(key) if merged else key)
+        if folder is None:
+            return None
         width = 4 if merged and self._device.type == "cpu" else self._dtype.itemsize
         return _count_weights(folder) * (_BYTES_4BIT if self._settings.quantization else width)
 
@@ -193,6 +204,18 @@ def _place(path: str) -> str:
 
 def _adapter_name(paths: dict[str, str], name: str) -> str:
     return f"adapter{list(paths).index(name)}"  # PEFT makes it part of names that dots divide
+
+
+def _folder(name: str) -> str | None:
+    """Return where a model's files lie: its folder, or of a hub name that of its last download; None without one."""
+    if Path(name).is_dir():
+        return name
+    try:
+        folder = snapshot_download(name, local_files_only=True)
+        check_model_folder(folder)
+    except (LocalEntryNotFoundError, UserError):  # none, or one that was broken off
+        return None
+    return folder
 
 
 def _count_weights(folder: str) -> int:
