@@ -181,16 +181,27 @@ class TestTerminal:
         child.expect_exact("There is no answer yet.")
 
     def test_ctrl_c_stops_an_answer_and_not_the_program(
-        self, terminal: Callable[..., pexpect.spawn], tiny_model: Path, tmp_path: Path
+        self, terminal: Callable[..., pexpect.spawn], chat_model: Path, tiny_model: Path, tmp_path: Path
     ) -> None:
         endless = shutil.copytree(tiny_model, tmp_path / "endless")
         config = json.loads((endless / "config.json").read_text())
         (endless / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**7}))
-        child = terminal(endless, "max_new_tokens=1000000")
+        child = terminal(chat_model, "--model_path", str(endless), "max_new_tokens=1000000")
+        child.sendline(f"/compare {CHINESE[0]}")
+        child.expect_exact("[endless …]")
+        child.sendintr()  # the first has answered; the second is stopped
+        child.expect_exact("བོད་ཀྱི་སྐད་ཡིག་ནི་")
+        child.expect(rf"{chat_model.name}: \d+ tokens, [^\n]*, ended")
+        child.expect(r"endless: \d+ tokens, [^\n]*, stopped")
+        child.expect_exact(f"{chat_model.name}>")
+        child.sendline("/use endless")
+        child.expect_exact("endless>")
         child.sendline("བོད")
         child.expect(r"[^\n\x1b]{50}")  # the answer has begun
+        child.setwinsize(20, 60)
+        child.expect(r"[^\n\x1b]{50}")  # and goes on in a smaller window
         child.sendintr()
-        child.expect(">")
+        child.expect_exact("endless>")
         child.sendline("/stats")
         child.expect("by Ctrl-C")
         child.expect(">")
