@@ -32,20 +32,32 @@ HOSTILE = '<img src=x onerror="document.title = 1"><script>document.title = "tak
 
 @pytest.fixture(scope="module")
 def served(chat_model: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running page with two models: one that answers, one that never ends by itself."""
+    """The address of a running page with two models: one that answers, one that never ends by itself.
+
+    Ctrl-C ends the server in the middle of an answer, without a word.
+    """
     endless = shutil.copytree(tiny_model, tmp_path_factory.mktemp("web") / "endless")
     config = json.loads((endless / "config.json").read_text())
     (endless / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**7}))
     models = [f"--model_path=sft={chat_model}", f"--model_path=base={endless}"]
     command = [sys.executable, "6_test_inference.py", *models, "--web", "web_port=0", "device=cpu", "max_new_tokens=30"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as server:
+    written = endless.parent / "stderr.txt"
+    with (
+        written.open("w") as stderr,
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=stderr, text=True) as server,
+    ):
         assert server.stdout is not None
         line = server.stdout.readline()
         found = re.match(r"http://127\.0\.0\.1:\d+", line)
         assert found, line
         yield found[0]
-        server.send_signal(signal.SIGINT)
+        asked = {"model": "base", "question": "a", "sampling": {"max_new_tokens": "1000000"}}
+        with urllib.request.urlopen(f"{found[0]}/answer", json.dumps(asked).encode()) as answer:
+            assert b"piece" in answer.readline()
+            server.send_signal(signal.SIGINT)
+            assert json.loads(answer.read().splitlines()[-1])["reply"]["stop_reason"] == "interrupted"
         assert server.wait(timeout=30) == 0
+    assert "Traceback" not in written.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -75,14 +76,26 @@ def run(settings: InferenceSettings) -> None:
         lineup.get(lineup.names[0])
         print(f"http://{_HOST}:{listening.getsockname()[1]} (on this machine alone; Ctrl-C ends)", flush=True)
         config = uvicorn.Config(
-            make_app(lineup, settings), lifespan="off", ws="none", log_level="warning", timeout_graceful_shutdown=1
+            make_app(lineup, settings), lifespan="off", ws="none", log_level="warning", timeout_graceful_shutdown=5
         )
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listening])
+            _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """A server that stops the answers which are being generated when it is told to end, and does not wait for them."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        for stop in list(self.config.app.state.stops.values()):  # type: ignore[union-attr]
+            stop.set()
+        super().handle_exit(sig, frame)
 
 
 def make_app(lineup: Lineup, settings: InferenceSettings) -> Starlette:
-    """Return the application: the page and its files, and what the page asks for."""
+    """Return the application: the page and its files, and what the page asks for.
+
+    Its ``state.stops`` are the events that stop the answers which are being generated, by their id.
+    """
     busy = threading.Lock()
     stops: dict[str, threading.Event] = {}
 
@@ -132,7 +145,7 @@ def make_app(lineup: Lineup, settings: InferenceSettings) -> Starlette:
         session = _session(lineup, settings, question)
         return JSONResponse(transcript(session.conversation, session.settings, lineup.path(session.model)))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/", _file("page.html")),
             Route("/page.css", _file("page.css")),
@@ -145,6 +158,8 @@ def make_app(lineup: Lineup, settings: InferenceSettings) -> Starlette:
         # Another site's page cannot pass for this one by giving its own name this machine's address.
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[_HOST, "localhost"])],
     )
+    app.state.stops = stops
+    return app
 
 
 def _file(name: str) -> Callable[[Request], Response]:
