@@ -115,7 +115,7 @@ def compare(settings: EvaluationSettings) -> None:
     write_text(summary, summarize(comparison))
     charts = draw_charts(comparison, folder)
     tables = write_tables(comparison, folder)
-    report = write_report(comparison, folder)
+    report = write_report(comparison, folder, settings.weight_report)
     print(table(comparison))
     for caution in comparison.cautions:
         print(f"note: {caution}")

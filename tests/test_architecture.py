@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 GROUND = {"errors": set(), "text": set(), "files": {"errors"}}
 GROUND["recipe"] = {"errors", "files"}
 GROUND["metrics"] = {"errors", "recipe", "text"}
-GROUND["models"] = GROUND["figures"] = {"errors", "files", "recipe"}
+GROUND["models"] = GROUND["figures"] = GROUND["pages"] = {"errors", "files", "recipe"}
 ROOMS: dict[str, set[str]] = {
     room: set(GROUND) for room in ("corpus", "training", "inference", "weights", "quickstart")
 }

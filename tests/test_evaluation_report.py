@@ -15,8 +15,8 @@ from langadapt.errors import UserError
 from langadapt.evaluation.charts import draw_charts
 from langadapt.evaluation.comparison.side_by_side import load_comparison, put_side_by_side
 from langadapt.evaluation.report import write_report
-from langadapt.evaluation.report.fonts import font_css
 from langadapt.evaluation.results import read_predictions, write_items
+from langadapt.pages import font_css
 from langadapt.text import units
 
 HOSTILE = '</script><script>document.title = "taken"</script><img src=x onerror="document.title = 1">'
@@ -38,7 +38,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page_of(folder: Path) -> Path:
     comparison = load_comparison(folder, None, resamples=100)
     draw_charts(comparison, folder)
-    return write_report(comparison, folder)
+    return write_report(comparison, folder, folder / "none.html")
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_one_file_with_all_charts_and_no_address(report: Path) -> None:
 def test_without_charts_there_is_no_report(tmp_path: Path) -> None:
     save(tmp_path, "base", likelihoods=[likelihood(1.0)])
     with pytest.raises(UserError, match="no charts"):
-        write_report(load_comparison(tmp_path, None), tmp_path)
+        write_report(load_comparison(tmp_path, None), tmp_path, tmp_path / "none.html")
 
 
 def test_what_a_model_wrote_is_text(page: Any) -> None:
@@ -208,7 +208,7 @@ def test_twenty_thousand_predictions_turn_like_twenty(browser: Any, tmp_path: Pa
     comparison = put_side_by_side({"sft": evaluation})
     draw_charts(comparison, tmp_path)
     page = browser.new_page()
-    page.goto(write_report(comparison, tmp_path).as_uri())
+    page.goto(write_report(comparison, tmp_path, tmp_path / "none.html").as_uri())
     assert page.inner_text("#count") == "20,000 of 20,000 items"
     page.fill("#search", "item:19999")
     assert page.inner_text("#count") == "1 of 20,000 items"

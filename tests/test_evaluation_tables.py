@@ -16,8 +16,9 @@ from markdown_it import MarkdownIt
 from langadapt.errors import UserError
 from langadapt.evaluation.comparison.side_by_side import load_comparison
 from langadapt.evaluation.tables.card import evaluation_section, update_card, write_card
-from langadapt.evaluation.tables.figures import Cell, Table, figure_tables
+from langadapt.evaluation.tables.figures import figure_tables
 from langadapt.evaluation.tables.files import as_csv, as_latex, as_markdown, write_tables
+from langadapt.pages import Cell, Table
 
 
 def test_bold_is_what_is_better_than_every_other_model(tmp_path: Path) -> None:

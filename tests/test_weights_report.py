@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from safetensors.torch import save_file
 
+from langadapt.pages import link_back, link_html, make_page
 from langadapt.recipe import load_settings
 from langadapt.recipe.weights import WeightsSettings
 from langadapt.weights.charts import draw_charts, draw_correlation, draw_distributions, draw_layer_changes
 from langadapt.weights.checkpoints import open_checkpoints
 from langadapt.weights.comparison import STAGES, add_spectra, compare
+from langadapt.weights.matrix_charts import draw_heatmap, draw_spectrum
+from langadapt.weights.report import write_report
 from langadapt.weights.summary import summarise
 
 CHARTS = {
@@ -29,6 +33,7 @@ CHARTS = {
     "sft_layer_types.png",
     "cpt_distributions.png",
     "sft_distributions.png",
+    "type_layer_heatmap.png",
 }
 CPT, SFT = STAGES
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -69,11 +74,26 @@ def test_the_script_writes_everything(tmp_path: Path, run_script: Run) -> None:
     original, cpt, sft = checkpoints(tmp_path, layers=2)
     output = tmp_path / "analysis"
     done = run_script(
-        "5_analyze_weights.py", "--original", original, "--cpt", cpt, f"--sft={sft}", "--output_dir", output, "top_k=3"
+        "5_analyze_weights.py",
+        "--original",
+        original,
+        "--cpt",
+        cpt,
+        f"--sft={sft}",
+        "--output_dir",
+        output,
+        "top_k=3",
+        f"evaluation_report={tmp_path}/none.html",
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert {file.name for file in output.iterdir()} == CHARTS | {"analysis_summary.txt", "weight_analysis_results.json"}
+    assert "no report of stage 4" in done.stdout
+    assert {file.name for file in output.iterdir()} == CHARTS | {
+        "analysis_summary.txt",
+        "weight_analysis_results.json",
+        "weight_analysis_tensors.csv",
+        "report.html",
+    }
     results = json.loads((output / "weight_analysis_results.json").read_text())
     assert results["tensors"] == results_of([original, cpt, sft])["tensors"]
     assert results["checkpoints"]["sft"] == {"path": sft, "dtype": "float32"}
@@ -81,6 +101,25 @@ def test_the_script_writes_everything(tmp_path: Path, run_script: Run) -> None:
         assert str(output / name) in done.stdout
         pixels = imread(output / name)[..., :3]
         assert (pixels.reshape(-1, 3) != 1).any(axis=1).mean() > 0.01, f"{name} is all but empty"
+
+
+def test_the_reports_of_both_stages_link_to_each_other(tmp_path: Path) -> None:
+    results = results_of(checkpoints(tmp_path, layers=1))
+    evaluation, folder = tmp_path / "evaluation results" / "report.html", tmp_path / "weights"
+    draw_charts(results, folder)
+    alone = write_report(results, folder, folder, evaluation).read_text(encoding="utf-8")
+    assert f"no report at {evaluation}" in alone
+    evaluation.parent.mkdir()
+    nav = link_html(evaluation, folder / "no.html", "Weights", "python 5_analyze_weights.py")
+    evaluation.write_text(make_page("Evaluation", f"<nav>{nav}</nav>"), encoding="utf-8")
+    joined = write_report(results, folder, folder, evaluation).read_text(encoding="utf-8")
+    assert 'href="../evaluation%20results/report.html"' in joined
+    assert link_back(evaluation, folder / "report.html", "Weights")
+    assert '<a href="../weights/report.html">Weights</a>' in evaluation.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\((?!data:)", joined)
+    assert joined.count("data:image/png;base64,") == len(CHARTS)
+    for tensor in results["tensors"]:
+        assert f"<td>{tensor['name']}</td>" in joined
 
 
 def test_what_cannot_be_compared_ends_with_one_message(tmp_path: Path, run_script: Run) -> None:
@@ -105,7 +144,7 @@ def test_charts_of_few_and_many_tensors(tmp_path: Path, layers: int) -> None:
     for path in paths:
         height, width, _ = imread(path).shape
         assert 400 <= height <= 1500
-        assert 1500 <= width <= 2500
+        assert 1200 <= width <= 2500
 
 
 def test_charts_of_the_same_checkpoint_say_that_nothing_changed(tmp_path: Path) -> None:
@@ -170,6 +209,35 @@ def test_spectra_are_added_to_matrices(tmp_path: Path) -> None:
     assert 1 <= ranks["90"] <= ranks["95"] <= ranks["99"] <= 8
     assert f"rank {ranks['90']} for 90 %" in " ".join(summarise(results).split())
     json.dumps(results)
+
+
+def test_the_heatmap_pools_the_tensors_of_a_type_in_a_layer(tmp_path: Path) -> None:
+    results = results_of(checkpoints(tmp_path, layers=3))
+    for stage, ax in zip(STAGES, draw_heatmap(results).axes, strict=False):
+        shades = ax.images[0].get_array().filled(numpy.nan)
+        types = [label.get_text() for label in ax.get_yticklabels()]
+        assert types == ["attention", "mlp", "norm", "bias"]
+        for row, kind in enumerate(types):
+            for layer in range(3):
+                mine = [t for t in results["tensors"] if (t["type"], t["layer"]) == (kind, layer)]
+                change = sum(t[stage.pair]["l2"] ** 2 for t in mine) ** 0.5
+                if mine[0][stage.pair]["relative"] is None:
+                    assert numpy.isnan(shades[row, layer])
+                    continue
+                before = sum((t[stage.pair]["l2"] / t[stage.pair]["relative"]) ** 2 for t in mine) ** 0.5
+                assert shades[row, layer] == pytest.approx(100 * change / before)
+
+
+def test_the_spectrum_chart_shows_both_stages(tmp_path: Path) -> None:
+    opened = open_checkpoints(*checkpoints(tmp_path, layers=2))
+    results = compare(*opened)
+    assert draw_spectrum(results) is None
+    add_spectra(results, opened[0])
+    shares, ranks = draw_spectrum(results).axes
+    assert [line.get_xydata()[-1].tolist() for line in shares.lines[:2]] == [[8, pytest.approx(100)]] * 2
+    matrices = [tensor for tensor in results["tensors"] if len(tensor["shape"]) == 2]
+    expected = [100 * t["base_cpt"]["spectrum"]["effective_rank"] / min(t["shape"]) for t in matrices]
+    assert ranks.collections[0].get_offsets()[:, 1].tolist() == pytest.approx(expected)
 
 
 def test_the_summary_of_the_same_checkpoint(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from langadapt.weights.spectra import describe_spectrum, energies, rank_for
+from langadapt.weights.spectra import describe_spectrum, energies, rank_for, share_held
 from langadapt.weights.stored import tensors_in
 
 
@@ -39,6 +39,8 @@ def test_the_rank_that_carries_several_changes() -> None:
     """Of 10 + 10 in all, one direction each holds 17, two hold 19, three hold all."""
     spectra = [numpy.array([9.0, 0.5, 0.5]), numpy.array([8.0, 1.5, 0.5])]
     assert [rank_for(spectra, part) for part in (85, 90, 95, 99)] == [1, 2, 2, 3]
+    assert share_held(spectra) == [[1, 0.85], [2, 0.95], [3, 1.0]]
+    assert share_held([numpy.ones(4)]) == [[1, 0.25], [2, 0.5], [4, 1.0]]
 
 
 def test_no_change_has_no_spectrum() -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from langadapt.errors import UserError
 from langadapt.weights.checkpoints import open_checkpoints
 from langadapt.weights.comparison import compare
 from langadapt.weights.summary import summarise
@@ -59,3 +60,28 @@ def test_equal_vocabularies_are_left_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "base", ["a", "b", "c"], rows)
     *_, alignment = open_checkpoints(path, path, path)
     assert alignment is None
+
+
+def test_rows_of_new_tokens_have_their_scripts(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cpt, sft = torch.randn(4, 4), torch.randn(4, 4)
+    words = ["a", "བོད", "ka", "ཡིག"]
+    paths = [write(tmp_path / "base", ["a"], torch.randn(1, 4))]
+    paths += [write(tmp_path / name, words, rows) for name, rows in (("cpt", cpt), ("sft", sft))]
+    results = compare(*open_checkpoints(*paths))
+    [new] = results["vocabulary"]["new_rows"]
+    assert {group["script"]: group["rows"] for group in new["scripts"]} == {"Tibetan": 2, "Latin": 1}
+    [tibetan] = (group for group in new["scripts"] if group["script"] == "Tibetan")
+    change = (sft - cpt)[[1, 3]].double().norm(dim=1)
+    assert tibetan["cpt_sft"]["mean_l2"] == pytest.approx(float(change.mean()), rel=1e-6)
+    assert {(token["text"], token["id"]) for token in tibetan["cpt_sft"]["moved"]} == {("བོད", 1), ("ཡིག", 3)}
+    assert [group["script"] for group in results["embedding_rows"][0]["scripts"]] == ["Latin"]
+    assert "Tibetan 2 rows" in " ".join(summarise(results).split())
+
+
+def test_models_of_two_kinds_are_told_by_their_configs(tmp_path: Path) -> None:
+    paths = [write(tmp_path / name, ["a"], torch.randn(1, 4)) for name in ("base", "cpt", "sft")]
+    for path, kind in zip(paths, ("llama", "qwen2", "qwen2"), strict=True):
+        (Path(path) / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(UserError, match=r"model_type .* original .*base: llama; cpt .*cpt: qwen2; sft .*sft: qwen2"):
+        open_checkpoints(*paths)

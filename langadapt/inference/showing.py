@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 
 from langadapt.errors import UserError
 from langadapt.inference.columns import cells, pad
@@ -11,7 +10,7 @@ from langadapt.inference.conversation import Responder
 from langadapt.inference.streaming import Answer
 from langadapt.models import encode_text
 from langadapt.models.likelihood import document_log_likelihoods, prefix_token_id
-from langadapt.models.tokenizer import token_bytes
+from langadapt.models.tokenizer import spelt, token_bytes
 from langadapt.recipe import load_language
 from langadapt.recipe.language import PROFILES, Language
 from langadapt.text import normalize, script_share, units
@@ -58,10 +57,7 @@ def describe_tokens(responder: Responder, text: str) -> str:
     pieces = [token_bytes(responder.tokenizer, token) for token in ids]
     rows = [("piece", "id", "bytes")]
     for token, piece in zip(ids, pieces, strict=True):
-        spelt = piece.decode(errors="replace").replace("\ufffd", "▯").replace("\n", "␊").replace(" ", "␣")
-        if unicodedata.category(spelt[:1] or "x").startswith("M"):
-            spelt = "◌" + spelt  # a sign without the letter that it belongs to
-        rows.append((spelt, str(token), piece.hex(" ")))
+        rows.append((spelt(piece), str(token), piece.hex(" ")))
     widths = [max(cells(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{pad(piece, widths[0])}  {token:>{widths[1]}}  {of}" for piece, token, of in rows]
     count, size = len(units(text)), len(text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -40,3 +41,11 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
     if match := _BYTE.fullmatch(piece):
         return bytes.fromhex(match[1])
     return piece.replace(_SPACE, " ").encode()
+
+
+def spelt(piece: bytes) -> str:
+    """Return the bytes of a token as a text that shows all of it: ▯ is a part of a character, ␣ a space."""
+    text = piece.decode(errors="replace").replace("\ufffd", "▯").replace("\n", "␊").replace(" ", "␣")
+    if unicodedata.category(text[:1] or "x").startswith("M"):
+        text = "◌" + text  # a sign without the letter that it belongs to
+    return text

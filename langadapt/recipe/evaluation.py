@@ -116,6 +116,9 @@ class EvaluationSettings(Settings):
     trust_remote_code: bool = Field(False, description="run code that comes with the model; leave it false")
 
     output_dir: str = Field("evaluation_results", description="where results, charts and the summary go")
+    weight_report: str = Field(
+        "weight_analysis/report.html", description="the report of stage 5, which this stage's links to"
+    )
     order: list[str] | None = Field(
         None, description="models in the order of the charts; null: base*, cpt*, sft*, then the others by age"
     )

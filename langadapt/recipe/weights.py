@@ -14,6 +14,9 @@ class WeightsSettings(Settings):
     cpt: str = Field(description="the model after continual pretraining")
     sft: str = Field(description="the model after supervised fine-tuning; may be a checkpoint-N folder")
     output_dir: str = Field("weight_analysis", description="where charts, summary and JSON go")
+    evaluation_report: str = Field(
+        "evaluation_results/report.html", description="the report of stage 4; the two link to each other"
+    )
     top_k: int = Field(20, description="how many tensors the charts of the largest changes show", ge=1, le=400)
     workers: int | None = Field(None, description="processes that read and sum; null: one for each core", ge=1)
     device: str = Field("auto", description="auto (a GPU where there is one), cpu, cuda or cuda:N")

@@ -1,7 +1,7 @@
 """Ground: what text is made of - normal forms, scripts, units. Knows no file and no model."""
 
 from langadapt.text.normalization import normalize
-from langadapt.text.scripts import latin_words, numbers, script_share
+from langadapt.text.scripts import latin_words, main_script, numbers, script_share
 from langadapt.text.segmentation import bleu_units, sentences, units
 
-__all__ = ["bleu_units", "latin_words", "normalize", "numbers", "script_share", "sentences", "units"]
+__all__ = ["bleu_units", "latin_words", "main_script", "normalize", "numbers", "script_share", "sentences", "units"]

@@ -1,4 +1,4 @@
-"""The axes that the charts of stage 5 share: types by colour, relative change by logarithm, layers in depth."""
+"""What the charts of stage 5 share: types by colour, relative change by logarithm, layers in depth, titles."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from langadapt.figures import color_of
-from langadapt.weights.comparison import Record
+from langadapt.figures import color_of, note
+from langadapt.weights.comparison import Record, Stage
 from langadapt.weights.tensor_types import TYPES
 
 _COLORS = dict(zip(TYPES, map(color_of, (0, 1, 2, 7, 4, 3, 9)), strict=True))
@@ -69,6 +70,35 @@ def depths(tensors: Sequence[Record], layers: int) -> list[float]:
     before, after = _ends(layers)
     outside = [before if tensor["type"] == "embedding" else after for tensor in tensors]
     return [place if t["layer"] is None else t["layer"] for t, place in zip(tensors, outside, strict=True)]
+
+
+def rows_axis(ax: Axes, labels: Sequence[str], rows: int) -> None:
+    """Label the rows of a chart of horizontal bars, the first on top, with room for ``rows``."""
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(rows - 0.4, -0.6)
+    ax.grid(axis="y", visible=False)
+    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+
+
+def say(ax: Axes, text: str) -> None:
+    """Put words in the place of a chart that has nothing to show."""
+    ax.set(xticks=[], yticks=[])
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#555555")
+
+
+def title(figure: Figure, text: str) -> None:
+    """Write the title of a figure."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold")
+
+
+def notes(figure: Figure, sentences: Sequence[str]) -> None:
+    """Write sentences below a figure, each on its line."""
+    note(figure, "\n".join(sentences))
+
+
+def definition(stage: Stage) -> str:
+    """Return what relative change means for a stage."""
+    return f"Relative change: norm of ({stage.title} − {stage.before}) over norm of {stage.before}; Frobenius norms."
 
 
 def _ends(layers: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The seven charts, drawn from the results alone.
+"""The charts of stage 5, drawn from the results alone.
 
 Tensors are compared by relative change, because the L2 norm of a change grows with the number of values in a tensor;
 where L2 is drawn, its axis says so. Relative changes span orders of magnitude, so most of their axes are logarithmic;
@@ -11,32 +11,70 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from langadapt.figures import MISSING, color_of, new_figure, note, save_figure
-from langadapt.weights.axes import colors, depth_axis, depths, log_axis, scatter, type_legend
+from langadapt.figures import MISSING, color_of, new_figure, save_figure
+from langadapt.weights.axes import (
+    colors,
+    definition,
+    depth_axis,
+    depths,
+    log_axis,
+    notes,
+    rows_axis,
+    say,
+    scatter,
+    title,
+    type_legend,
+)
 from langadapt.weights.comparison import STAGES, Record, Stage
+from langadapt.weights.matrix_charts import draw_heatmap, draw_spectrum
 from langadapt.weights.tensor_types import TYPES
+from langadapt.weights.token_charts import draw_scripts, draw_tokens
 
 _BINS_A_DECADE = 10
+CHARTS = {
+    "cpt_layer_changes.png": "CPT: the tensors that changed most",
+    "sft_layer_changes.png": "SFT: the tensors that changed most",
+    "cpt_layer_types.png": "CPT: change by type of tensor",
+    "sft_layer_types.png": "SFT: change by type of tensor",
+    "cpt_distributions.png": "CPT: distribution of change over tensors and layers",
+    "sft_distributions.png": "SFT: distribution of change over tensors and layers",
+    "cpt_sft_correlation.png": "How the two stages' changes relate",
+    "type_layer_heatmap.png": "Change by type and layer",
+    "embedding_scripts.png": "Embedding rows by script",
+    "embedding_tokens.png": "The tokens whose rows moved most",
+    "spectrum.png": "Ranks of the changes",
+}  # and what each shows
+
 _FEWEST_ROWS = 8  # below this a chart of bars would be too low for its legend
 
 
 def draw_charts(results: Record, folder: str | Path, top_k: int = 20) -> list[Path]:
-    """Draw the seven charts of ``results`` (what `compare` returns) into ``folder``; return their paths.
+    """Draw the charts of ``results`` (what `compare` and `add_spectra` make) into ``folder``; return their paths.
 
-    ``top_k`` is how many tensors the charts of the largest changes show.
+    ``top_k`` is how many tensors, or tokens, the charts of the largest changes show. Only results with a tokenizer
+    have charts of tokens, and only those with spectra one of these.
     """
-    charts = {"cpt_sft_correlation.png": draw_correlation(results)}
-    for stage in STAGES:
-        charts[f"{stage.file_name}_layer_changes.png"] = draw_layer_changes(results, stage, top_k)
-        charts[f"{stage.file_name}_layer_types.png"] = draw_layer_types(results, stage)
-        charts[f"{stage.file_name}_distributions.png"] = draw_distributions(results, stage)
-    for name, figure in charts.items():
+    cpt, sft = STAGES
+    charts = {
+        "cpt_layer_changes.png": draw_layer_changes(results, cpt, top_k),
+        "sft_layer_changes.png": draw_layer_changes(results, sft, top_k),
+        "cpt_layer_types.png": draw_layer_types(results, cpt),
+        "sft_layer_types.png": draw_layer_types(results, sft),
+        "cpt_distributions.png": draw_distributions(results, cpt),
+        "sft_distributions.png": draw_distributions(results, sft),
+        "cpt_sft_correlation.png": draw_correlation(results),
+        "type_layer_heatmap.png": draw_heatmap(results),
+        "embedding_scripts.png": draw_scripts(results),
+        "embedding_tokens.png": draw_tokens(results, top_k),
+        "spectrum.png": draw_spectrum(results),
+    }
+    drawn = {name: figure for name, figure in charts.items() if figure is not None}
+    for name, figure in drawn.items():
         save_figure(figure, Path(folder) / name)
-    return [Path(folder) / name for name in charts]
+    return [Path(folder) / name for name in drawn]
 
 
 def draw_layer_changes(results: Record, stage: Stage, top_k: int) -> Figure:
@@ -57,13 +95,13 @@ def draw_layer_changes(results: Record, stage: Stage, top_k: int) -> Figure:
         ax.margins(x=0.1)
         ax.set_xlabel(label)
         names = [tensor["name"].removeprefix("model.").removesuffix(".weight") for tensor in largest]
-        _rows_axis(ax, names, rows)
+        rows_axis(ax, names, rows)
         ax.tick_params(axis="y", labelsize=8)
         if not largest:
-            _say(ax, f"{stage.title} changed no tensor")
+            say(ax, f"{stage.title} changed no tensor")
     type_legend(right, results["types"])
-    _title(figure, f"{stage.title}: the tensors that changed most, {shown} of {len(results['tensors'])}")
-    _note(figure, [_definition(stage), *_left_out(results, [stage])])
+    title(figure, f"{stage.title}: the tensors that changed most, {shown} of {len(results['tensors'])}")
+    notes(figure, [definition(stage), *_left_out(results, [stage])])
     return figure
 
 
@@ -74,7 +112,7 @@ def draw_layer_types(results: Record, stage: Stage) -> Figure:
     figure, (left, right) = new_figure(1, 2, width=14, height=2.4 + 0.55 * len(types))
     row_of = {kind["type"]: row for row, kind in enumerate(types)}
     for ax in (left, right):
-        _rows_axis(ax, [f"{kind['type']} ({kind['tensors']})" for kind in types], len(types))
+        rows_axis(ax, [f"{kind['type']} ({kind['tensors']})" for kind in types], len(types))
     drawn = _with_relative(results["tensors"], [stage])
     if drawn:
         pooled = _with_relative(types, [stage])
@@ -97,13 +135,13 @@ def draw_layer_types(results: Record, stage: Stage) -> Figure:
         right.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title="share of")
     else:
         for ax in (left, right):
-            _say(ax, f"{stage.title} changed no tensor that was not all zero")
+            say(ax, f"{stage.title} changed no tensor that was not all zero")
     left.set_title("Each dot a tensor, each mark the whole type")
     left.set_xlabel(f"relative change, % of the {stage.before} norm (log scale)")
     right.set_title("Where the change is, and where the parameters are")
     right.set_xlabel("share of the whole model, %")
-    _title(figure, f"{stage.title}: change by type of tensor (how many tensors)")
-    _note(figure, [_definition(stage), *_left_out(results, [stage])])
+    title(figure, f"{stage.title}: change by type of tensor (how many tensors)")
+    notes(figure, [definition(stage), *_left_out(results, [stage])])
     return figure
 
 
@@ -131,15 +169,15 @@ def draw_distributions(results: Record, stage: Stage) -> Figure:
         log_axis(right, "y", values)
     else:
         for ax in (left, right):
-            _say(ax, f"{stage.title} changed no tensor that was not all zero")
+            say(ax, f"{stage.title} changed no tensor that was not all zero")
     left.set_title("How many tensors changed how much")
     left.set_xlabel(f"relative change, % of the {stage.before} norm (log scale)")
     left.set_ylabel("tensors")
     right.set_title("Where in the model: each dot a tensor")
     right.set_ylabel("relative change, % (log scale)")
     type_legend(right, results["types"])
-    _title(figure, f"{stage.title}: distribution of change over {len(drawn)} tensors")
-    _note(figure, [_definition(stage), *_left_out(results, [stage])])
+    title(figure, f"{stage.title}: distribution of change over {len(drawn)} tensors")
+    notes(figure, [definition(stage), *_left_out(results, [stage])])
     return figure
 
 
@@ -160,7 +198,7 @@ def draw_correlation(results: Record) -> Figure:
         log_axis(left, "x", across)
         log_axis(left, "y", up)
     else:
-        _say(left, "no tensor changed in both stages")
+        say(left, "no tensor changed in both stages")
     turned = [tensor for tensor in results["tensors"] if tensor["delta_cosine"] is not None]
     if turned:
         scatter(right, depths(turned, layers), [tensor["delta_cosine"] for tensor in turned], turned)
@@ -168,18 +206,18 @@ def draw_correlation(results: Record) -> Figure:
         right.set_ylim(-1.05, 1.05)
         depth_axis(right, layers)
     else:
-        _say(right, "no tensor changed in both stages")
+        say(right, "no tensor changed in both stages")
     left.set_xlabel("base → CPT, relative change in % (log scale)")
     left.set_ylabel("CPT → SFT, relative change in % (log scale)")
     right.set_ylabel("cosine between CPT − base and SFT − CPT")
     type_legend(right, results["types"])
-    _title(figure, "How the two stages' changes relate, tensor by tensor")
+    title(figure, "How the two stages' changes relate, tensor by tensor")
     caution = (
         "A correlation of sizes across tensors mostly reflects what kind of tensor each is (look within one colour), "
         "and says nothing about direction."
     )
     dashes = "Dashed line: left, the same relative change in both stages; right, unrelated directions."
-    _note(figure, [caution, dashes, *_left_out(results, STAGES)])
+    notes(figure, [caution, dashes, *_left_out(results, STAGES)])
     return figure
 
 
@@ -190,31 +228,6 @@ def _with_relative(records: Sequence[Record], stages: Sequence[Stage]) -> list[R
 
 def _percent(records: Sequence[Record], stage: Stage) -> list[float]:
     return [100 * record[stage.pair]["relative"] for record in records]
-
-
-def _rows_axis(ax: Axes, labels: Sequence[str], rows: int) -> None:
-    """Label the rows of a chart of horizontal bars, the first on top, with room for ``rows``."""
-    ax.set_yticks(range(len(labels)), labels)
-    ax.set_ylim(rows - 0.4, -0.6)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", color="#e6e6e6", linewidth=0.8)
-
-
-def _say(ax: Axes, text: str) -> None:
-    ax.set(xticks=[], yticks=[])
-    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="#555555")
-
-
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold")
-
-
-def _note(figure: Figure, sentences: Sequence[str]) -> None:
-    note(figure, "\n".join(sentences))
-
-
-def _definition(stage: Stage) -> str:
-    return f"Relative change: norm of ({stage.title} − {stage.before}) over norm of {stage.before}; Frobenius norms."
 
 
 def _left_out(results: Record, stages: Sequence[Stage]) -> list[str]:

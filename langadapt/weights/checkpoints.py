@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy
 from huggingface_hub import snapshot_download
@@ -29,17 +30,19 @@ _MADE_BY = {
     "cpt": "bash 2_train_cpt.sh",
     "sft": "bash 3_train_sft.sh",
 }
+# What tells one architecture from another, by their keys in config.json.
+_ARCHITECTURE = ("model_type", "hidden_size", "d_model", "num_hidden_layers", "encoder_layers", "decoder_layers")
 _NAMED = 5  # how many tensors an error lists before it only counts
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One of the three: its role (original, cpt or sft), its folder, and its tensors by name."""
+    """One of the three: its role (original, cpt or sft), its folder, its tensors by name, and its config.json."""
 
     role: str
     path: Path
     tensors: dict[str, Source]
-    says_untied: bool
+    config: dict[str, Any]
 
     @property
     def dtype(self) -> str:
@@ -57,7 +60,9 @@ def open_checkpoints(original: str, cpt: str, sft: str) -> tuple[list[Checkpoint
     checkpoints of different architecture or size, naming the tensors.
     """
     named = zip(_MADE_BY, (original, cpt, sft), strict=True)
-    checkpoints, output_matrix = resolve_output_matrix([_open(role, name) for role, name in named])
+    opened = [_open(role, name) for role, name in named]
+    _check_architecture(opened)
+    checkpoints, output_matrix = resolve_output_matrix(opened)
     checkpoints, alignment = align_rows(checkpoints)
     for other in checkpoints[1:]:
         _check_alike(checkpoints[0], other)
@@ -96,8 +101,7 @@ def _open(role: str, name: str) -> Checkpoint:
         base = _open(role, adapter_base(path))
         return replace(base, path=path, tensors=adapted_tensors(path, base.tensors))
     tensors: dict[str, Source] = {t.name: t for shard in check_model_folder(path) for t in tensors_in(shard)}
-    config = read_json_object(path / "config.json")
-    return Checkpoint(role, path, tensors, says_untied=config.get("tie_word_embeddings") is False)
+    return Checkpoint(role, path, tensors, read_json_object(path / "config.json"))
 
 
 def _folder(role: str, name: str) -> Path:
@@ -114,7 +118,7 @@ def _folder(role: str, name: str) -> Path:
 
 def _embedding_like(checkpoint: Checkpoint, head: str, checkpoints: Sequence[Checkpoint]) -> Source | None:
     """Return the embedding that a checkpoint's output matrix may be tied to; None when there is none."""
-    if head not in checkpoint.tensors and checkpoint.says_untied:
+    if head not in checkpoint.tensors and checkpoint.config.get("tie_word_embeddings") is False:
         return None
     shapes = {c.tensors[head].shape for c in checkpoints if head in c.tensors}
     candidates = (t for name, t in checkpoint.tensors.items() if tensor_type(name) == "embedding")
@@ -126,6 +130,18 @@ def _equal(one: Source, other: Source) -> bool:
         numpy.array_equal(real(one.read(*rows), one.dtype), real(other.read(*rows), other.dtype))
         for rows in slices(one)
     )
+
+
+def _check_architecture(checkpoints: Sequence[Checkpoint]) -> None:
+    """Raise `UserError` where the configs that say what they are of do not say the same."""
+    for key in _ARCHITECTURE:
+        said = [(checkpoint, checkpoint.config[key]) for checkpoint in checkpoints if key in checkpoint.config]
+        if any(value != said[0][1] for _, value in said):
+            each = "; ".join(f"{checkpoint.role} {checkpoint.path}: {value}" for checkpoint, value in said)
+            raise UserError(
+                f"checkpoints of different models: {key} in config.json is not the same. {each}. "
+                "Give three checkpoints of one model."
+            )
 
 
 def _check_alike(first: Checkpoint, other: Checkpoint) -> None:

@@ -14,15 +14,16 @@ from langadapt.errors import UserError
 from langadapt.weights.checkpoints import SLICE, Checkpoint
 from langadapt.weights.measuring import PRODUCTS, Source, Sums
 from langadapt.weights.one_pass import Measured, measure_all
+from langadapt.weights.resampling import correlation_test, mean_cosine, spearman
 from langadapt.weights.rounding import unchanged_by_rounding
-from langadapt.weights.spectra import ENERGIES, describe_spectrum, energies, rank_for
+from langadapt.weights.spectra import ENERGIES, describe_spectrum, energies, rank_for, share_held
 from langadapt.weights.tensor_types import TYPES, layer_of, model_order, tensor_type
-from langadapt.weights.vocabulary import Alignment
+from langadapt.weights.token_rows import Token, describe_rows, tokens_of
+from langadapt.weights.vocabulary import Alignment, Rows, tokenizer_file
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _MOST = 0.99  # of the values: what is known of these is said of all
-_FEWEST = 3  # a rank correlation of fewer tensors says nothing
 
 Record = dict[str, Any]
 
@@ -49,10 +50,12 @@ def compare(
 ) -> Record:
     """Return the results that weight_analysis_results.json holds, from what `open_checkpoints` returns.
 
-    Keys: ``tensors``, ``types``, ``layers`` (lists of records) and ``total``, each with the figures of
-    `describe_change` and ``share``, its part of all squared change; ``rank_correlation`` between the two stages'
-    changes over the tensors. Layers pool their matrices only: norms and biases are of another scale and would drown
-    them. ``vocabulary`` (None where all have the same) counts the rows that were matched by token, and gives the
+    Keys: ``tensors``, ``types``, ``layers``, ``type_layers`` (lists of records; the last has one for each type within
+    each layer) and ``total``, each with the figures of `describe_change` and ``share``, its part of all squared change;
+    ``rank_correlation`` between the two stages' changes over the tensors, and ``relation`` (`describe_relation`).
+    Layers pool their matrices only: norms and biases are of another scale and would drown them. ``embedding_rows``
+    has the ``scripts`` (`describe_rows`) of embedding and output matrix, where there is a tokenizer.json to tell
+    tokens by. ``vocabulary`` (None where all have the same) counts the rows that were matched by token, and gives the
     change by SFT of those that the base lacks, which no other figure holds. ``slice_size`` values of each checkpoint
     are in a worker's memory at a time; figures depend on it only in their rounding. Raises `UserError` where a weight
     is NaN or infinite, naming the tensor.
@@ -71,10 +74,12 @@ def compare(
     by_type = [(kind, [pair for pair in measured if pair[0]["type"] == kind]) for kind in TYPES]
     matrices = [pair for pair in measured if pair[0]["type"] not in ("norm", "bias")]
     by_layer = [(layer, [pair for pair in matrices if pair[0]["layer"] == layer]) for layer in layers]
-    vocabulary = alignment and {
-        **alignment.counts,
-        "new_rows": [_new_rows(triple, slice_size, workers, device) for triple in alignment.new_rows],
-    }
+    by_both = [(kind, n, [pair for pair in group if pair[0]["layer"] == n]) for kind, group in by_type for n in layers]
+    vocabulary = alignment and {**alignment.counts, "new_rows": []}
+    if alignment and vocabulary:
+        tokens = _tokens(checkpoints[1:])
+        new = [_new_rows(triple, tokens, slice_size, workers, device) for triple in alignment.new_rows]
+        vocabulary["new_rows"] = new
     results: Record = {
         "schema_version": SCHEMA_VERSION,
         "checkpoints": {c.role: {"path": str(c.path), "dtype": c.dtype} for c in checkpoints},
@@ -88,9 +93,13 @@ def compare(
             if group
         ],
         "layers": [{"layer": layer, **_pool(group)} for layer, group in by_layer if group],
+        "type_layers": [{"type": kind, "layer": layer, **_pool(group)} for kind, layer, group in by_both if group],
+        "relation": describe_relation(tensors),
+        "embedding_rows": _embedding_rows(_tokens(checkpoints), names, sources, found),
         "tensors": tensors,
     }
-    for record in (results["total"], *results["types"], *results["layers"], *tensors):
+    pooled = (results["total"], *results["types"], *results["layers"], *results["type_layers"])
+    for record in (*pooled, *tensors):
         for stage in STAGES:
             all_change = results["total"][stage.pair]["l2"]
             record[stage.pair]["share"] = (record[stage.pair]["l2"] / all_change) ** 2 if all_change else None
@@ -101,7 +110,8 @@ def add_spectra(results: Record, checkpoints: Sequence[Checkpoint], slice_size: 
     """Add ``spectrum`` (`describe_spectrum`) of each stage to every matrix of ``results``, and ``lora_rank``.
 
     ``lora_rank`` holds for each stage the least rank of adapters on all attention and MLP matrices that could have
-    carried 90, 95 and 99 % of their squared change; None where a stage changed none of them.
+    carried 90, 95 and 99 % of their squared change, ``lora_share`` the share that adapters of rank 1, 2, 4 and so on
+    could have carried; None where a stage changed none of them.
     """
     matrices = [t for t in results["tensors"] if len(t["shape"]) == 2 and min(t["shape"]) > 1]
     adapted: dict[str, list[NDArray[numpy.float64]]] = {stage.pair: [] for stage in STAGES}
@@ -116,6 +126,7 @@ def add_spectra(results: Record, checkpoints: Sequence[Checkpoint], slice_size: 
         pair: {str(part): rank_for(spectra, part) for part in ENERGIES} if spectra else None
         for pair, spectra in adapted.items()
     }
+    results["lora_share"] = {pair: share_held(spectra) if spectra else None for pair, spectra in adapted.items()}
 
 
 def describe_change(sums: Sums, rounding: Mapping[str, float | None]) -> Record:
@@ -157,20 +168,58 @@ def rank_correlation(tensors: Sequence[Record]) -> Record:
 
     None where fewer than three tensors have both figures, or all of a stage's are equal.
     """
-    result: Record = {}
-    for key in ("l2", "relative"):
-        changes = [[tensor[stage.pair][key] for stage in STAGES] for tensor in tensors]
-        both = numpy.array([pair for pair in changes if None not in pair], dtype=float).reshape(-1, 2).T
-        told_apart = both.shape[1] >= _FEWEST and all(len(set(stage.tolist())) > 1 for stage in both)
-        result[key] = float(numpy.corrcoef([_ranks(stage) for stage in both])[0, 1]) if told_apart else None
-    return result
+    return {key: spearman(_both(tensors, key)[0]) for key in ("l2", "relative")}
 
 
-def _ranks(values: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
-    """Return ranks from 1, equal values sharing the mean of theirs."""
-    _, which, counts = numpy.unique(values, return_inverse=True, return_counts=True)
-    last = numpy.cumsum(counts)
-    return (last - (counts - 1) / 2)[which]
+def describe_relation(tensors: Sequence[Record]) -> Record:
+    """Return how sure the relation between the two stages' changes is.
+
+    ``test`` is of the rank correlation of the relative changes (`correlation_test`), ``mean_cosine`` of the cosines
+    between the changes. ``base_sft_artefact`` is the rank correlation that comes out when the change from base to SFT,
+    which contains CPT's, is taken for the change by SFT: it is no finding, and is there to be recognised.
+    """
+    pairs, compared = _both(tensors, "relative")
+    turned = [tensor for tensor in tensors if tensor["delta_cosine"] is not None]
+    sizes = [math.prod(tensor["shape"]) for tensor in turned]
+    contained = [[tensor["base_cpt"]["l2"], tensor["base_sft"]["l2"]] for tensor in tensors]
+    return {
+        "test": correlation_test(pairs, [tensor["type"] for tensor in compared]),
+        "mean_cosine": mean_cosine([tensor["delta_cosine"] for tensor in turned], sizes),
+        "base_sft_artefact": spearman(numpy.array(contained).reshape(-1, 2).T),
+    }
+
+
+def _both(tensors: Sequence[Record], key: str) -> tuple[NDArray[numpy.float64], list[Record]]:
+    """Return a figure of both stages [2, n] of the n tensors that have it in both, and these tensors."""
+    defined = [tensor for tensor in tensors if all(tensor[stage.pair][key] is not None for stage in STAGES)]
+    figures = [[tensor[stage.pair][key] for stage in STAGES] for tensor in defined]
+    return numpy.array(figures, dtype=float).reshape(-1, 2).T, defined
+
+
+def _tokens(checkpoints: Sequence[Checkpoint]) -> dict[int, Token]:
+    """Return the tokens of the first checkpoint that has a tokenizer; none where none has."""
+    files = (tokenizer_file(checkpoint.path) for checkpoint in checkpoints)
+    return next((tokens_of(file.parent) for file in files if file), {})
+
+
+def _embedding_rows(
+    tokens: Mapping[int, Token],
+    names: Sequence[str],
+    sources: Sequence[Sequence[Source]],
+    found: Sequence[Measured],
+) -> list[Record]:
+    return [
+        {"name": name, "scripts": _scripts(triple[0], one.sums, tokens, {s.pair: n for n, s in enumerate(STAGES)})}
+        for name, triple, one in zip(names, sources, found, strict=True)
+        if tokens and one.sums.by_row is not None
+    ]
+
+
+def _scripts(first: Source, sums: Sums, tokens: Mapping[int, Token], pairs: Mapping[str, int]) -> list[Record]:
+    """Return `describe_rows` of a matrix whose rows are those of the tensor ``first``, in that one's model."""
+    assert sums.by_row is not None
+    rows = first.numbers.tolist() if isinstance(first, Rows) else range(first.rows)
+    return describe_rows(sums.by_row, rows, tokens, pairs)
 
 
 def _rounding(measured: Measured, dtypes: Sequence[str]) -> dict[str, float | None]:
@@ -198,12 +247,19 @@ def _check_finite(name: str, sums: Sums, checkpoints: Sequence[Checkpoint]) -> N
             )
 
 
-def _new_rows(triple: Sequence[Source], slice_size: int, workers: int, device: str) -> Record:
+def _new_rows(
+    triple: Sequence[Source], tokens: Mapping[int, Token], slice_size: int, workers: int, device: str
+) -> Record:
     """Return the norm after CPT, and the change by SFT, of rows that the base lacks; CPT stands in for the base."""
     [one] = measure_all([triple], slice_size, workers, device)
     figures = describe_change(one.sums, _rounding(one, [tensor.dtype for tensor in triple]))
-    shape = list(triple[0].shape)
-    return {"name": triple[0].name, "shape": shape, "cpt_norm": figures["base_norm"], "cpt_sft": figures["cpt_sft"]}
+    return {
+        "name": triple[0].name,
+        "shape": list(triple[0].shape),
+        "cpt_norm": figures["base_norm"],
+        "cpt_sft": figures["cpt_sft"],
+        "scripts": _scripts(triple[0], one.sums, tokens, {"cpt_sft": 1}),
+    }
 
 
 def _pool(measured: Sequence[tuple[Record, Sums]]) -> Record:

@@ -67,8 +67,24 @@ def rank_for(spectra: Sequence[NDArray[numpy.float64]], part: int) -> int:
     ``spectra`` are as `energies` returns them. For the matrices that LoRA adapts it is the least rank of adapters that
     could have carried this part of the change.
     """
-    held = numpy.zeros(max(len(squares) for squares in spectra))
-    for squares in spectra:
-        held[: len(squares)] += squares
-    held = numpy.cumsum(held)
+    held = _held(spectra)
     return int(numpy.searchsorted(held, part / 100 * held[-1] * (1 - 1e-12))) + 1
+
+
+def share_held(spectra: Sequence[NDArray[numpy.float64]]) -> list[list[float]]:
+    """Return ``[rank, share]`` for the ranks 1, 2, 4 and so on, and the full one.
+
+    A share, 0 to 1, is how much of the squared change of all matrices together is held when each is given that rank.
+    ``spectra`` are as `energies` returns them.
+    """
+    held = _held(spectra)
+    ranks = [2**power for power in range((len(held) - 1).bit_length())]
+    return [[rank, float(held[rank - 1] / held[-1])] for rank in (*ranks, len(held))]
+
+
+def _held(spectra: Sequence[NDArray[numpy.float64]]) -> NDArray[numpy.float64]:
+    """Return the squared change of all matrices that each rank from 1 on holds."""
+    sums = numpy.zeros(max(len(squares) for squares in spectra))
+    for squares in spectra:
+        sums[: len(squares)] += squares
+    return numpy.cumsum(sums)

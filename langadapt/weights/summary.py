@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 
 from langadapt.weights.comparison import STAGES, Record, Stage
+from langadapt.weights.summary_relation import relation
+from langadapt.weights.summary_rows import embedding_rows, new_rows
+from langadapt.weights.wording import WIDTH, heading, paragraph, percent
 
-_WIDTH = 110
 _LISTED = 10
 _STEPS = {"bfloat16": "one part in 128 to 256", "float16": "one part in 1,024 to 2,048"}
 
@@ -32,14 +33,14 @@ def summarise(results: Record) -> str:
     parts = ["What training changed in the weights", "=" * 36, "", *_compared(results)]
     for stage in STAGES:
         parts += ["", *_stage(results, stage)]
-    parts += ["", *_relation(results), "", *_limits(results)]
+    parts += ["", *embedding_rows(results), "", *relation(results), "", *_limits(results)]
     return "\n".join(parts) + "\n"
 
 
 def headline(results: Record) -> list[str]:
     """Return the whole model's figures in three lines."""
     lines = [
-        f"{stage.title}: {_percent(results['total'][stage.pair]['relative'])} of the {stage.before} weights' norm "
+        f"{stage.title}: {percent(results['total'][stage.pair]['relative'])} of the {stage.before} weights' norm "
         f"(L2 {results['total'][stage.pair]['l2']:.4g})"
         for stage in STAGES
     ]
@@ -52,7 +53,7 @@ def _compared(results: Record) -> list[str]:
     roles = [f"  {role:9} {c['path']} ({c['dtype']})" for role, c in results["checkpoints"].items()]
     return [
         *roles,
-        *_paragraph(
+        *paragraph(
             f"{total['tensors']} tensors with {total['parameters']:,} parameters were compared. Output matrix: "
             f"{results['output_matrix']}. Relative change is the L2 (Frobenius) norm of the difference over the norm "
             "of the earlier checkpoint of the pair; several tensors are taken as one long vector."
@@ -72,9 +73,9 @@ def _vocabulary(vocabulary: Record | None) -> list[str]:
     for new in vocabulary["new_rows"]:
         words += (
             f"Of {new['name']}, the {new['shape'][0]:,} rows of new tokens have no base to compare with; SFT changed "
-            f"them by {_percent(new['cpt_sft']['relative'])} of their norm after CPT. "
+            f"them by {percent(new['cpt_sft']['relative'])} of their norm after CPT. {new_rows(new)}"
         )
-    return _paragraph(words)
+    return paragraph(words)
 
 
 def _lora_rank(results: Record, stage: Stage) -> list[str]:
@@ -82,7 +83,7 @@ def _lora_rank(results: Record, stage: Stage) -> list[str]:
     if ranks is None:
         return []
     parts = ", ".join(f"rank {rank} for {part} %" for part, rank in ranks.items())
-    return _paragraph(
+    return paragraph(
         f"Adapters on all attention and MLP matrices could have carried this part of their squared change: {parts}. "
         "That is a bound on what low rank can hold of this very change. An adapter that is trained may find another "
         "change that does as well, and rounding to 16 bits adds noise of full rank."
@@ -90,25 +91,25 @@ def _lora_rank(results: Record, stage: Stage) -> list[str]:
 
 
 def _identical(figures: Record, stage: Stage) -> list[str]:
-    words = f"{_percent(figures['identical'])} of the weights are exactly what they were in {stage.before}"
+    words = f"{percent(figures['identical'])} of the weights are exactly what they were in {stage.before}"
     if (explained := figures["identical_by_rounding"]) is not None:
         words += (
-            f"; updates of one size for all weights of a tensor would leave {_percent(explained)} so, only because "
+            f"; updates of one size for all weights of a tensor would leave {percent(explained)} so, only because "
             "16-bit numbers are too coarse to hold them. What goes beyond that was hardly trained (for example rows "
             "of tokens that the texts do not have)"
         )
-    return _paragraph(f"{words}. The largest change of a single weight is {figures['largest']:.3g}.")
+    return paragraph(f"{words}. The largest change of a single weight is {figures['largest']:.3g}.")
 
 
 def _stage(results: Record, stage: Stage) -> list[str]:
     total = results["total"][stage.pair]
     tensors = results["tensors"]
     changed = [tensor for tensor in tensors if tensor[stage.pair]["l2"]]
-    lines = _heading(f"{stage.title} ({stage.before} to {stage.title})")
+    lines = heading(f"{stage.title} ({stage.before} to {stage.title})")
     if not changed:
-        return [*lines, *_paragraph(f"{stage.title} changed nothing: every tensor is what it was in {stage.before}.")]
+        return [*lines, *paragraph(f"{stage.title} changed nothing: every tensor is what it was in {stage.before}.")]
     words = (
-        f"{stage.title} moved the weights by {_percent(total['relative'])} of their norm (L2 {total['l2']:.4g}); one "
+        f"{stage.title} moved the weights by {percent(total['relative'])} of their norm (L2 {total['l2']:.4g}); one "
         f"minus the cosine between the weights before and after is {1 - total['cosine']:.2g}. "
     )
     if len(changed) < len(tensors):
@@ -118,69 +119,39 @@ def _stage(results: Record, stage: Stage) -> list[str]:
     if kinds:
         share = max(results["types"], key=lambda kind: kind[stage.pair]["l2"])
         words += (
-            f"By type, {kinds[0]['type']} changed most for its size ({_percent(kinds[0][stage.pair]['relative'])}) and "
-            f"{kinds[-1]['type']} least ({_percent(kinds[-1][stage.pair]['relative'])}); {share['type']} holds "
-            f"{_percent((share[stage.pair]['l2'] / total['l2']) ** 2)} of the squared change and "
-            f"{_percent(share['parameters'] / results['total']['parameters'])} of the parameters. "
+            f"By type, {kinds[0]['type']} changed most for its size ({percent(kinds[0][stage.pair]['relative'])}) and "
+            f"{kinds[-1]['type']} least ({percent(kinds[-1][stage.pair]['relative'])}); {share['type']} holds "
+            f"{percent((share[stage.pair]['l2'] / total['l2']) ** 2)} of the squared change and "
+            f"{percent(share['parameters'] / results['total']['parameters'])} of the parameters. "
         )
     if len(layers) > 1:
         most = ", ".join(str(layer["layer"]) for layer in layers[:3])
         words += (
             f"By layer, norms and biases left aside, the largest relative changes are in {most} (layer "
             f"{layers[0]['layer']}: "
-            f"{_percent(layers[0][stage.pair]['relative'])}), the smallest in layer {layers[-1]['layer']} "
-            f"({_percent(layers[-1][stage.pair]['relative'])})."
+            f"{percent(layers[0][stage.pair]['relative'])}), the smallest in layer {layers[-1]['layer']} "
+            f"({percent(layers[-1][stage.pair]['relative'])})."
         )
-    lines += _paragraph(words) + _identical(total, stage) + _lora_rank(results, stage)
+    lines += paragraph(words) + _identical(total, stage) + _lora_rank(results, stage)
     columns = f"{'tensors':>7}  {'parameters':>14}  {'relative':>10}  {'L2':>10}  {'of all squared change':>21}"
     lines += ["", f"  {'type':10}  {columns}"]
     for kind in results["types"]:
         figures = kind[stage.pair]
         lines.append(
-            f"  {kind['type']:10}  {kind['tensors']:7}  {kind['parameters']:14,}  {_percent(figures['relative']):>10}  "
-            f"{figures['l2']:10.4g}  {_percent((figures['l2'] / total['l2']) ** 2):>21}"
+            f"  {kind['type']:10}  {kind['tensors']:7}  {kind['parameters']:14,}  {percent(figures['relative']):>10}  "
+            f"{figures['l2']:10.4g}  {percent((figures['l2'] / total['l2']) ** 2):>21}"
         )
     for key, title in (("relative", "Largest relative change"), ("l2", "Largest L2 change")):
         measured = [tensor for tensor in changed if tensor[stage.pair][key] is not None]
         lines += ["", f"  {title}:"]
         for tensor in sorted(measured, key=lambda tensor: -tensor[stage.pair][key])[:_LISTED]:
             figures = tensor[stage.pair]
-            lines.append(f"    {_percent(figures['relative']):>10}   L2 {figures['l2']:<10.4g} {tensor['name']}")
-    return lines
-
-
-def _relation(results: Record) -> list[str]:
-    total = results["total"]
-    lines = _heading("How the two stages relate")
-    if total["delta_cosine"] is None:
-        return [*lines, *_paragraph("At least one stage changed nothing, so there are no two changes to compare.")]
-    ratio = total["cpt_sft"]["l2"] / total["base_cpt"]["l2"]
-    chance = 1 / math.sqrt(total["parameters"])
-    lines += _paragraph(
-        f"SFT moved the weights {ratio:.3g} times as far as CPT. The cosine between the two changes is "
-        f"{total['delta_cosine']:.4f}: {_direction(total['delta_cosine'])}. (Between random directions in so many "
-        f"dimensions it would be within about {chance:.1g} of 0.) From base to SFT the weights moved by "
-        f"{_percent(total['base_sft']['relative'])}, L2 {total['base_sft']['l2']:.4g}; that contains CPT and is not "
-        "what SFT did."
-    )
-    defined = [kind for kind in results["types"] if kind["delta_cosine"] is not None]
-    by_type = ", ".join(f"{kind['type']} {kind['delta_cosine']:.3f}" for kind in defined)
-    lines += _paragraph(f"Cosine of the two changes by type: {by_type}.")
-    rho = results["rank_correlation"]
-    if rho["relative"] is not None:
-        within = [kind for kind in results["types"] if kind["rank_correlation"]["relative"] is not None]
-        by_type = ", ".join(f"{k['type']} {k['rank_correlation']['relative']:.2f} (n={k['tensors']})" for k in within)
-        lines += _paragraph(
-            f"Over all tensors, Spearman's rank correlation between the sizes of the two changes is "
-            f"{rho['relative']:.2f} for relative change and {_number(rho['l2'])} for L2. Within one type, where the "
-            f"type no longer explains it (a tensor's shape and place still may), it is, for relative change: "
-            f"{by_type or 'not defined'}."
-        )
+            lines.append(f"    {percent(figures['relative']):>10}   L2 {figures['l2']:<10.4g} {tensor['name']}")
     return lines
 
 
 def _limits(results: Record) -> list[str]:
-    lines = _heading("What these figures do not show")
+    lines = heading("What these figures do not show")
     limits = list(_LIMITS)
     for dtype, step in _STEPS.items():
         stored = [role for role, c in results["checkpoints"].items() if dtype in c["dtype"].split(", ")]
@@ -191,38 +162,10 @@ def _limits(results: Record) -> list[str]:
                 "is written a whole step away, so small changes here are partly rounding."
             )
     for limit in limits:
-        lines += textwrap.wrap(limit, _WIDTH, initial_indent="- ", subsequent_indent="  ")
+        lines += textwrap.wrap(limit, WIDTH, initial_indent="- ", subsequent_indent="  ")
     return lines
-
-
-def _direction(cosine: float) -> str:
-    if cosine > 0.5:
-        return "SFT mostly goes on in the direction of CPT"
-    if cosine > 0.1:
-        return "SFT goes on a little in the direction of CPT"
-    if cosine >= -0.1:
-        return "the two directions are close to a right angle, so SFT neither goes on with CPT nor undoes it"
-    if cosine >= -0.5:
-        return "SFT takes back a part of what CPT did"
-    return "SFT mostly undoes CPT"
 
 
 def _by_relative(records: Sequence[Record], stage: Stage) -> list[Record]:
     defined = [record for record in records if record[stage.pair]["relative"] is not None]
     return sorted(defined, key=lambda record: -record[stage.pair]["relative"])
-
-
-def _percent(share: float | None) -> str:
-    return "undefined" if share is None else f"{100 * share:.3g} %"
-
-
-def _number(value: float | None) -> str:
-    return "not defined" if value is None else f"{value:.2f}"
-
-
-def _heading(text: str) -> list[str]:
-    return [text, "-" * len(text)]
-
-
-def _paragraph(text: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH)

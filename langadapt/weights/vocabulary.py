@@ -104,11 +104,17 @@ def align_rows(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], Ali
     return aligned, Alignment(counts, new_rows) if counts else None
 
 
-def _vocabulary(path: Path) -> dict[str, int] | None:
+def tokenizer_file(path: Path) -> Path | None:
+    """Return the tokenizer.json of a checkpoint's folder, for an adapter perhaps its base's; None if there is none."""
     file = path / "tokenizer.json"
     if not file.is_file() and is_adapter(path):
         file = Path(adapter_base(path)) / "tokenizer.json"
-    if not file.is_file():
+    return file if file.is_file() else None
+
+
+def _vocabulary(path: Path) -> dict[str, int] | None:
+    file = tokenizer_file(path)
+    if file is None:
         return None
     try:
         return dict(Tokenizer.from_file(str(file)).get_vocab(with_added_tokens=True))

@@ -1,7 +1,6 @@
-"use strict";
 
-// Sortable tables, and the predictions of all models side by side. Text reaches the page as text nodes only: whatever a
-// model wrote, nothing of it is read as markup.
+// The predictions of all models side by side. Text reaches the page as text nodes only: whatever a model wrote, nothing
+// of it is read as markup.
 
 const PAGE = 20;  // items shown at once
 const LONGEST = 4e6;  // units of reference times units of hypothesis, beyond which nothing is marked
@@ -19,31 +18,6 @@ function element(name, className, ...children) {
   if (className) made.className = className;
   made.append(...children);
   return made;
-}
-
-// ---- tables
-
-function sortBy(table, column) {
-  const heads = [...table.tHead.rows[0].cells];
-  const up = heads[column].getAttribute("aria-sort") !== "ascending";
-  heads.forEach((head) => head.removeAttribute("aria-sort"));
-  heads[column].setAttribute("aria-sort", up ? "ascending" : "descending");
-  const rows = [...table.tBodies[0].rows].map((row) => {
-    const cell = row.cells[column];
-    const missing = cell.classList.contains("missing");
-    return { row, missing, number: Number(cell.dataset.value ?? NaN), text: cell.textContent };
-  });
-  rows.sort((a, b) => {
-    if (a.missing !== b.missing) return a.missing ? 1 : -1;  // always last
-    const order = Number.isNaN(a.number - b.number) ? a.text.localeCompare(b.text) : a.number - b.number;
-    return up ? order : -order;
-  });
-  table.tBodies[0].append(...rows.map(({ row }) => row));
-}
-
-for (const table of document.querySelectorAll("table.sortable")) {
-  [...table.tHead.rows[0].cells].forEach((head, column) =>
-    head.addEventListener("click", () => sortBy(table, column)));
 }
 
 // ---- differences

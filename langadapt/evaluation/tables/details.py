@@ -7,7 +7,8 @@ from itertools import combinations
 from langadapt.evaluation.comparison.fewshot import fewshot_rows
 from langadapt.evaluation.comparison.figures import Comparison, own_rank
 from langadapt.evaluation.results import Translation
-from langadapt.evaluation.tables.figures import FLOORS, Cell, Table, difference, number, p_cell, place, row
+from langadapt.evaluation.tables.figures import FLOORS, difference, number, p_cell, place, row
+from langadapt.pages import Cell, Table
 
 _COUNTS = ("empty", "cut_off", "looping", "copied", "off_script", "off_language", "broken")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from langadapt.evaluation.comparison.figures import Comparison, Figure, Metric, View
 from langadapt.evaluation.results import Interval
+from langadapt.pages import Cell, Table
 
 FLOORS = {
     "shuffled": "floor: references shuffled",
@@ -15,28 +15,6 @@ FLOORS = {
     "neighbour": "floor: neighbour language",
 }
 _INTERVALS = "In brackets 95 % intervals."
-
-
-@dataclass(frozen=True)
-class Cell:
-    """An entry: its text, the number that it sorts by (None for words), and its 95 % interval."""
-
-    text: str
-    value: float | None = None
-    interval: str = ""
-    bold: bool = False
-    missing: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table with its title above and its notes below."""
-
-    name: str
-    title: str
-    head: list[str]
-    rows: list[list[Cell]]
-    notes: list[str]
 
 
 def figure_tables(comparison: Comparison) -> list[Table]:

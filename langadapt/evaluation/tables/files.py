@@ -9,8 +9,9 @@ from pathlib import Path
 
 from langadapt.evaluation.comparison.figures import Comparison
 from langadapt.evaluation.tables.details import detail_tables
-from langadapt.evaluation.tables.figures import Cell, Table, figure_tables
+from langadapt.evaluation.tables.figures import figure_tables
 from langadapt.files import write_text
+from langadapt.pages import Cell, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",

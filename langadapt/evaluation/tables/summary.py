@@ -6,8 +6,9 @@ from itertools import pairwise
 
 from langadapt.evaluation.comparison.figures import Comparison, Figure, Metric
 from langadapt.evaluation.tables.details import detail_tables
-from langadapt.evaluation.tables.figures import Table, figure_tables, p_in_words, with_interval
+from langadapt.evaluation.tables.figures import figure_tables, p_in_words, with_interval
 from langadapt.evaluation.tables.files import as_text
+from langadapt.pages import Table
 
 _BAR = 40  # characters
 _DETAILS = ("diagnostics", "contamination")  # the others are long; they stand in the tables and the report
