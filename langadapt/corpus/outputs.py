@@ -10,14 +10,8 @@ from langadapt.corpus.storing import source_files
 from langadapt.errors import UserError
 from langadapt.recipe.preprocess import PreprocessSettings
 
-_REPORT = (
-    "data_report.json",
-    "data_report.md",
-    "data_flow.png",
-    "data_lengths.png",
-    "data_tokenizers.png",
-    "quarantine.jsonl",
-)
+CHARTS = ("data_flow.png", "data_lengths.png", "data_tokenizers.png")
+_REPORT = ("data_report.json", "data_report.md", *CHARTS, "quarantine.jsonl")
 
 
 def output_names(settings: PreprocessSettings) -> list[str]:

@@ -32,6 +32,7 @@ from langadapt.text import normalize, units
 Table = dict[str, Any]
 
 _NAME = "tokenizer_report"
+CHART = f"{_NAME}.png"
 _BATCH = 256  # texts
 _NOT_WHOLE = "\ufffd"  # what a decoder writes for bytes that are no whole character
 _UNIT_OF = {"syllables": "syllable", "words": "word", "characters": "character"}  # by a profile's segmentation
@@ -140,8 +141,8 @@ def main() -> None:
     folder = Path(arguments.output)
     tokenizers = dict(zip(_short_names(arguments.tokenizer), map(load_tokenizer, arguments.tokenizer), strict=True))
     table = measure_tokenizers(tokenizers, texts)
-    draw_tokenizers(table, folder / f"{_NAME}.png")
-    write_text(folder / f"{_NAME}.md", f"# Tokenizers\n\n{tokenizer_table(table)}\n![]({_NAME}.png)\n")
+    draw_tokenizers(table, folder / CHART)
+    write_text(folder / f"{_NAME}.md", f"# Tokenizers\n\n{tokenizer_table(table)}\n![]({CHART})\n")
     write_json(folder / f"{_NAME}.json", table)
     print(tokenizer_table(table) + f"report: {folder / _NAME}.md")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from langadapt.figures import MISSING, can_draw, color_of, new_figure
 from langadapt.weights.axes import notes, rows_axis, say, title
@@ -43,6 +44,7 @@ def draw_scripts(results: Record) -> Figure | None:
     bars = right.barh([row + 0.27 for row in places], own, 0.26, label="rows (right)", color=MISSING)
     right.bar_label(bars, [f"{share:.3g} %" for share in own], padding=3, fontsize=7)
     left.margins(x=0.14)
+    left.xaxis.set_major_locator(MaxNLocator(5))
     right.set_xlim(0, 118)
     left.set_title("How far a row moved; beside it, % of the rows' norm")
     left.set_xlabel("mean L2 norm of a row's change")
@@ -70,6 +72,7 @@ def draw_tokens(results: Record, top_k: int) -> Figure | None:
         bars = ax.barh(range(len(tokens)), [token["l2"] for token in tokens], color=color_of(n))
         ax.bar_label(bars, [_relative(token["relative"]) for token in tokens], padding=3, fontsize=8)
         ax.margins(x=0.14)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
         rows_axis(ax, [f"{_shown(token)}   {token['script']}, {token['id']}" for token in tokens], rows)
         if not tokens:
             say(ax, f"{stage.title} changed no row")
