@@ -15,7 +15,7 @@ from langadapt.weights.token_rows import MOST_MOVED
 
 REPORT = "report.html"
 
-_STYLE = "pre.summary { max-height: none; }\n"
+_STYLE = "pre.summary { max-height: none; font-family: ui-monospace, monospace; }\n"  # the page is :lang(en) too
 _MISSING = Cell("n/a", missing=True)
 _FIGURES = {"relative": "relative", "l2": "L2", "share": "share", "largest": "largest", "identical": "identical"}
 _OF_ROWS = {"mean_l2": "mean L2", "relative": "relative", "share": "share"}
