@@ -124,6 +124,11 @@ def test_rows_are_written_and_drawn(analysis: tuple[dict, list[numpy.ndarray], l
     assert "part of a character" in summary
 
 
+def test_what_cannot_be_seen_is_spelt() -> None:
+    assert [spelt(piece) for piece in (b" a\n", b"\x00", b"\x7f", b"\xe0\xbd")] == ["␣a␊", "␀", "␡", "▯"]
+    assert spelt("ི".encode()) == "◌ི"
+
+
 @pytest.mark.parametrize(
     ("text", "script"),
     [("བོད་", "Tibetan"), ("།", "Tibetan"), ("༢༠", "Tibetan"), ("藏a文", "Han"), (" 12, ", None), ("", None)],

@@ -13,6 +13,7 @@ from langadapt.models.folder import WAY_OUT, find_tokenizer, first_line
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # how SentencePiece names the byte of a character that it has no piece for
 _BYTES = {symbol: byte for byte, symbol in bytes_to_unicode().items()}
+_PICTURES = {**{code: chr(0x2400 + code) for code in range(32)}, 0x7F: "␡", 0x20: "␣", 0xFFFD: "▯"}
 _SPACE = "\u2581"  # SentencePiece's
 
 
@@ -44,8 +45,11 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
 
 
 def spelt(piece: bytes) -> str:
-    """Return the bytes of a token as a text that shows all of it: ▯ is a part of a character, ␣ a space."""
-    text = piece.decode(errors="replace").replace("\ufffd", "▯").replace("\n", "␊").replace(" ", "␣")
+    """Return the bytes of a token as a text that shows all of it.
+
+    ▯ is a part of a character, ␣ a space; control characters are Unicode's pictures of them, such as ␊.
+    """
+    text = piece.decode(errors="replace").translate(_PICTURES)
     if unicodedata.category(text[:1] or "x").startswith("M"):
         text = "◌" + text  # a sign without the letter that it belongs to
     return text

@@ -87,7 +87,7 @@ def _label(stage: Stage) -> str:
 
 
 def _shown(token: Record) -> str:
-    if token["script"] == PARTIAL or not token["text"].isprintable() or not can_draw(token["text"]):
+    if token["script"] == PARTIAL or not can_draw(token["text"]):
         return f"<{token['bytes'].upper()}>"
     text: str = token["text"]
     # matplotlib reads what is between two dollar signs as a formula.
