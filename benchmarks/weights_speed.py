@@ -4,8 +4,9 @@
 
 Three bfloat16 models of the shape that the config.json CONFIG gives (Qwen2 or alike) are written under FOLDER, the
 second and third with a part of their weights one step away from those before, and deleted at the end. Of each round:
-the pass; the same bytes read and cast to float32, and to float64, in which the pass sums; all by the same workers over
-the same slices. --cold drops the files from the page cache before each. The plain way, on the first --plain_layers
+the pass; the same bytes read and cast to float32, a slice at a time into fresh memory; and read and cast a piece at a
+time into memory that stays in the cache, as the pass does, to float32, and to float64; all by the same workers over the
+same slices. --cold drops the files from the page cache before each. The plain way, on the first --plain_layers
 layers: load the three checkpoints whole, in float32, and ask torch for the same figures of each tensor.
 Peak memory is that of all processes together, shared pages counted once, seen ten times a second.
 """
@@ -28,8 +29,8 @@ from typing import Any
 import numpy
 
 from langadapt.weights import one_pass
-from langadapt.weights.checkpoints import SLICE, open_checkpoints
-from langadapt.weights.measuring import Source, Sums
+from langadapt.weights.checkpoints import open_checkpoints
+from langadapt.weights.measuring import PIECE, SLICE, Source, Sums
 from langadapt.weights.stored import as_real
 
 ROLES = ("base", "cpt", "sft")
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cold", action="store_true")
-    parser.add_argument("--one", choices=["pass", "float32", "float64", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=["pass", "slices", "float32", "float64", "plain"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         run_one(arguments.one, arguments.folder, arguments.workers)
@@ -54,7 +55,10 @@ def main() -> None:
     config = json.loads(arguments.config.read_text())
     config["num_hidden_layers"] = arguments.layers or config["num_hidden_layers"]
     print(f"{platform.processor() or platform.machine()}, {arguments.workers} workers, cold" if arguments.cold else "")
-    ways = (config["num_hidden_layers"], ["pass", "float32", "float64"]), (arguments.plain_layers, ["pass", "plain"])
+    ways = (
+        (config["num_hidden_layers"], ["pass", "slices", "float32", "float64"]),
+        (arguments.plain_layers, ["pass", "plain"]),
+    )
     for layers, names in ways:
         try:
             size = write_models(arguments.folder, config | {"num_hidden_layers": layers})
@@ -107,29 +111,39 @@ def run_one(name: str, folder: Path, workers: int) -> None:
         names = sorted(checkpoints[0].tensors)
         triples = [[checkpoint.tensors[tensor] for checkpoint in checkpoints] for tensor in names]
         if name != "pass":
-            one_pass.measure_slice = {"float32": cast_to_float32, "float64": cast_to_float64}[name]
+            ways = {"slices": cast_slices, "float32": cast_to_float32, "float64": cast_to_float64}
+            one_pass.measure_slice = ways[name]
         one_pass.measure_all(triples, SLICE, workers)
     print(time.perf_counter() - start)
 
 
-def cast_to_float32(triple: Sequence[Source], first: int, last: int) -> one_pass.Measured:
-    """Read and cast a slice, in pieces that fit a cache, as the pass does."""
-    return _cast(triple, first, last, numpy.float32)
-
-
-def cast_to_float64(triple: Sequence[Source], first: int, last: int) -> one_pass.Measured:
-    """Read and cast a slice, in pieces that fit a cache, as the pass does."""
-    return _cast(triple, first, last, numpy.float64)
-
-
-def _cast(triple: Sequence[Source], first: int, last: int, kind: type[numpy.floating]) -> one_pass.Measured:
-    into = numpy.empty(2**15, kind)
+def cast_slices(triple: Sequence[Source], first: int, last: int) -> one_pass.Measured:
+    """Read a slice whole, then cast it."""
+    into = numpy.empty(2**15, numpy.float32)
     for tensor in triple:
         values = tensor.read(first, last).reshape(-1)
         for start in range(0, values.size, into.size):
             piece = values[start : start + into.size]
             as_real(piece, tensor.dtype, into[: piece.size])
     return one_pass.Measured(Sums(values=values.size), [numpy.empty(0), numpy.empty(0)])
+
+
+def cast_to_float32(triple: Sequence[Source], first: int, last: int) -> one_pass.Measured:
+    """Read and cast in pieces that stay in the cache, as the pass does."""
+    return _cast(triple, first, last, numpy.float32)
+
+
+def cast_to_float64(triple: Sequence[Source], first: int, last: int) -> one_pass.Measured:
+    """Read and cast in pieces that stay in the cache, as the pass does."""
+    return _cast(triple, first, last, numpy.float64)
+
+
+def _cast(triple: Sequence[Source], first: int, last: int, kind: type[numpy.floating]) -> one_pass.Measured:
+    into = numpy.empty(max(PIECE, triple[0].columns), kind)
+    for tensor in triple:
+        for piece in tensor.pieces(first, last, max(1, PIECE // tensor.columns)):
+            as_real(piece.reshape(-1), tensor.dtype, into[: piece.size])
+    return one_pass.Measured(Sums(values=(last - first) * triple[0].columns), [numpy.empty(0), numpy.empty(0)])
 
 
 def plain(folder: Path) -> None:

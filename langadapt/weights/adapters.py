@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +65,11 @@ class Adapted:
         """Return rows ``first`` to ``last`` (not with it), [rows, columns]."""
         left, right = self._factors()
         return real(self.base.read(first, last), self.base.dtype) + self.scale * (left[first:last] @ right)
+
+    def pieces(self, first: int, last: int, rows: int) -> Iterator[Values]:
+        """Yield rows ``first`` to ``last`` (not with it), ``rows`` at a time."""
+        whole = self.read(first, last)
+        yield from (whole[start : start + rows] for start in range(0, last - first, rows))
 
     def read_columns(self, first: int, last: int) -> Values:
         """Return columns ``first`` to ``last`` (not with it), [rows, columns]."""

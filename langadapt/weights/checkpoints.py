@@ -5,7 +5,7 @@ Only headers are read here, but for output matrices that may be a copy of the em
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,10 @@ from langadapt.errors import UserError
 from langadapt.files import read_json_object
 from langadapt.models.folder import adapter_base, check_model_folder, is_adapter
 from langadapt.weights.adapters import adapted_tensors
-from langadapt.weights.measuring import Source
+from langadapt.weights.measuring import Source, slices
 from langadapt.weights.stored import real, tensors_in
 from langadapt.weights.tensor_types import tensor_type
 from langadapt.weights.vocabulary import Alignment, align_rows
-
-SLICE = 2**22  # values read at a time, of each checkpoint
 
 _MADE_BY = {
     "original": "python 1_preprocess.py --download",
@@ -67,13 +65,6 @@ def open_checkpoints(original: str, cpt: str, sft: str) -> tuple[list[Checkpoint
     for other in checkpoints[1:]:
         _check_alike(checkpoints[0], other)
     return checkpoints, output_matrix, alignment
-
-
-def slices(tensor: Source, size: int = SLICE) -> Iterator[tuple[int, int]]:
-    """Yield the first row of each slice and the row after its last; a slice is at most ``size`` values, or one row."""
-    rows = max(1, size // max(1, tensor.columns))
-    for first in range(0, tensor.rows, rows):
-        yield first, min(first + rows, tensor.rows)
 
 
 def resolve_output_matrix(checkpoints: Sequence[Checkpoint]) -> tuple[list[Checkpoint], str]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from langadapt.errors import UserError
-from langadapt.weights.checkpoints import SLICE, Checkpoint
-from langadapt.weights.measuring import PRODUCTS, Source, Sums
+from langadapt.weights.checkpoints import Checkpoint
+from langadapt.weights.measuring import PRODUCTS, SLICE, Source, Sums, added
 from langadapt.weights.one_pass import Measured, measure_all
 from langadapt.weights.resampling import correlation_test, mean_cosine, spearman
 from langadapt.weights.rounding import unchanged_by_rounding
@@ -264,7 +264,7 @@ def _new_rows(
 
 def _pool(measured: Sequence[tuple[Record, Sums]]) -> Record:
     """Return the figures of several tensors taken as one long vector."""
-    sums = sum((sums for _, sums in measured), Sums())
+    sums = added([sums for _, sums in measured])
     rounding: dict[str, float | None] = {}
     for stage in STAGES:
         explained = [(record[stage.pair]["identical_by_rounding"], one.values) for record, one in measured]

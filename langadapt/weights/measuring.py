@@ -10,7 +10,7 @@ in float32; that error is random and stays below two parts in 10**8 of any norm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,8 +21,9 @@ from langadapt.weights.stored import Values, as_real
 
 PRODUCTS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of a, d, e
 
+SLICE = 2**22  # values of each checkpoint that a worker is given at a time
+PIECE = 2**16  # values of each checkpoint that are worked on at a time: they stay in a core's cache
 _BLOCK = 1024
-_PIECE = 2**16  # values worked on at a time, so that they stay in a core's cache
 _LARGE = 2**20  # values from which a random error of float32 is lost in the sum
 _TINY = 1e-30  # a mean square below this may be made of squares that float32 rounds to zero
 _SIXTEEN_BITS = ("bfloat16", "float16")
@@ -42,6 +43,7 @@ class Source(Protocol):
     @property
     def columns(self) -> int: ...
     def read(self, first: int, last: int) -> Values: ...
+    def pieces(self, first: int, last: int, rows: int) -> Iterator[Values]: ...
     def read_columns(self, first: int, last: int) -> Values: ...
 
 
@@ -60,65 +62,83 @@ class Sums:
     identical: NDArray[numpy.int64] = field(default_factory=lambda: numpy.zeros(2, dtype=numpy.int64))
     by_row: NDArray[numpy.float64] | None = None
 
-    def __add__(self, other: Sums) -> Sums:
-        rows = [sums.by_row for sums in (self, other) if sums.by_row is not None]
-        return Sums(
-            self.values + other.values,
-            self.products + other.products,
-            numpy.maximum(self.largest, other.largest),
-            self.identical + other.identical,
-            numpy.concatenate(rows) if rows else None,
-        )
 
-
-def measure(slices: Sequence[Values], dtypes: Sequence[str], size: int, by_row: bool = False) -> Sums:
-    """Return the sums over one slice, [rows, columns] of each checkpoint as it is stored, of a tensor of ``size``.
-
-    A value that is NaN or infinite makes a product so.
-    """
-    if size >= _LARGE and all(dtype in _SIXTEEN_BITS for dtype in dtypes):
-        with numpy.errstate(over="ignore", invalid="ignore"):
-            sums = _measure(slices, dtypes, numpy.float32, by_row)
-        changes = sums.products[[3, 5]]
-        small = (changes < _TINY * sums.values) & (sums.identical < sums.values)
-        if numpy.isfinite(sums.products).all() and not small.any():
-            return sums
-    with numpy.errstate(invalid="ignore"):
-        return _measure(slices, dtypes, numpy.float64, by_row)
-
-
-def _measure(slices: Sequence[Values], dtypes: Sequence[str], kind: type[numpy.floating], by_row: bool) -> Sums:
-    rows, columns = slices[0].shape
-    block = columns if by_row else _BLOCK
-    flat = [values.reshape(-1) for values in slices]
-    piece = max(block, _PIECE // block * block)
-    one_dtype = len(set(dtypes)) == 1
-    real = numpy.zeros((3, piece), kind)
-    change = numpy.empty((2, piece), kind)
-    total = Sums(by_row=numpy.empty((rows, len(PRODUCTS))) if by_row else None)
-    for start in range(0, flat[0].size, piece):
-        stored = [values[start : start + piece] for values in flat]
-        count = stored[0].size
-        if count < piece:  # the rest of the last block counts as zeros
-            padded = -(-count // block) * block
-            real, change = real[:, :padded], change[:, :padded]
-            real[:, count:] = 0
-        for values, dtype, into in zip(stored, dtypes, real, strict=True):
-            as_real(values, dtype, into[:count])
-        numpy.subtract(real[1:], real[:-1], out=change)
-        blocks = [vector.reshape(-1, block) for vector in (real[0], *change)]
-        products = numpy.stack([numpy.vecdot(blocks[i], blocks[j]) for i, j in PRODUCTS], axis=1)
-        total.products += products.sum(axis=0, dtype=numpy.float64)
-        if total.by_row is not None:
-            total.by_row[start // block : start // block + len(products)] = products
-        numpy.maximum(total.largest, change.max(axis=1), out=total.largest)
-        numpy.maximum(total.largest, -change.min(axis=1), out=total.largest)
-        for stage in range(2):
-            before, after = stored[stage : stage + 2] if one_dtype else real[stage : stage + 2, :count]
-            total.identical[stage] += numpy.count_nonzero(_bits(before) == _bits(after))
-        total.values += count
+def added(parts: Sequence[Sums]) -> Sums:
+    """Return the sums of all parts together, their rows one after the other."""
+    by_row = [part.by_row for part in parts if part.by_row is not None]
+    total = Sums()
+    for part in parts:
+        total.values += part.values
+        total.products += part.products
+        total.identical += part.identical
+        numpy.maximum(total.largest, part.largest, out=total.largest)
+    total.by_row = numpy.concatenate(by_row) if by_row else None
     return total
 
 
-def _bits(values: Values) -> Values:
-    return values.view(f"u{values.itemsize}")
+def slices(tensor: Source, size: int = SLICE) -> Iterator[tuple[int, int]]:
+    """Yield the first row of each slice and the row after its last; a slice is at most ``size`` values, or one row."""
+    rows = max(1, size // max(1, tensor.columns))
+    for first in range(0, tensor.rows, rows):
+        yield first, min(first + rows, tensor.rows)
+
+
+def measure(pieces: Iterable[Sequence[Values]], dtypes: Sequence[str], size: int, by_row: bool = False) -> Sums:
+    """Return the sums over pieces, each [rows, columns] of three checkpoints as stored, of a tensor of ``size`` values.
+
+    No piece has more rows than the first. A value that is NaN or infinite makes a product so.
+    """
+    single = size >= _LARGE and all(dtype in _SIXTEEN_BITS for dtype in dtypes)
+    room: dict[type[numpy.floating], Values] = {}
+    parts = []
+    for stored in pieces:
+        with numpy.errstate(over="ignore", invalid="ignore"):
+            part = _measure(stored, dtypes, numpy.float32, by_row, room) if single else None
+            if part is None or not _fits_float32(part):
+                part = _measure(stored, dtypes, numpy.float64, by_row, room)
+        parts.append(part)
+    return added(parts)
+
+
+def _measure(
+    stored: Sequence[Values],
+    dtypes: Sequence[str],
+    kind: type[numpy.floating],
+    by_row: bool,
+    room: dict[type[numpy.floating], Values],
+) -> Sums:
+    columns = stored[0].shape[1]
+    flat = [values.reshape(-1) for values in stored]
+    count = flat[0].size
+    block = columns if by_row else _BLOCK
+    padded = -(-count // block) * block
+    if kind not in room:  # made once: the kernel zeroes fresh memory page by page
+        room[kind] = numpy.empty((3, padded), kind)
+    vectors = room[kind][:, :padded]
+    vectors[:, count:] = 0
+    for values, dtype, into in zip(flat, dtypes, vectors, strict=True):
+        as_real(values, dtype, into[:count])
+    compared = flat if len(set(dtypes)) == 1 else vectors[:, :count]
+    bits = [values.view(f"u{values.itemsize}") for values in compared]
+    identical = [numpy.count_nonzero(bits[stage] == bits[stage + 1]) for stage in range(2)]
+    # Each change takes the place of the weights after it: the less memory, the more of it stays in the cache.
+    numpy.subtract(vectors[2], vectors[1], out=vectors[2])
+    numpy.subtract(vectors[1], vectors[0], out=vectors[1])
+    blocks = vectors.reshape(3, -1, block)
+    # In the order of PRODUCTS, [6, blocks].
+    products = numpy.concatenate([numpy.vecdot(blocks[i:], blocks[i]) for i in range(3)], dtype=numpy.float64)
+    return Sums(
+        count,
+        products.sum(axis=1),
+        numpy.maximum(vectors[1:].max(axis=1), -vectors[1:].min(axis=1)),
+        numpy.array(identical),
+        products.T if by_row else None,
+    )
+
+
+def _fits_float32(part: Sums) -> bool:
+    """Say whether no square was too large for float32, or so small that it became zero."""
+    return bool(numpy.isfinite(part.products).all()) and all(
+        square >= _TINY * part.values or same == part.values
+        for square, same in zip(part.products[[3, 5]].tolist(), part.identical.tolist(), strict=True)
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,8 +18,7 @@ import numpy
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from langadapt.weights.checkpoints import slices
-from langadapt.weights.measuring import Source, Sums, measure
+from langadapt.weights.measuring import PIECE, SLICE, Source, Sums, added, measure, slices
 from langadapt.weights.stored import Values, real
 from langadapt.weights.tensor_types import tensor_type
 
@@ -38,7 +37,7 @@ class Measured:
     samples: list[NDArray[numpy.float64]]
 
 
-Measure = Callable[[Sequence[Values], Sequence[str], int, bool], Sums]
+Measure = Callable[[Iterable[Sequence[Values]], Sequence[str], int, bool], Sums]
 
 
 def measure_all(
@@ -60,24 +59,35 @@ def measure_all(
             parts[place].append(part)
             bar.update(part.sums.values)
     for whole, mine in zip(found, parts, strict=True):
-        whole.sums = _added([part.sums for part in mine])
+        whole.sums = added([part.sums for part in mine])
         whole.samples = [
             numpy.concatenate([part.samples[which] for part in mine] or [numpy.empty(0)]) for which in (0, 1)
         ]
     return found
 
 
-def measure_slice(triple: Sequence[Source], first: int, last: int, measure: Measure = measure) -> Measured:
-    """Return what is measured of rows ``first`` to ``last`` (not with it) of three tensors."""
+def measure_slice(
+    triple: Sequence[Source], first: int, last: int, measure: Measure = measure, piece: int = PIECE
+) -> Measured:
+    """Return what is measured of rows ``first`` to ``last`` (not with it) of three tensors, a ``piece`` at a time."""
     size = math.prod(triple[0].shape)
+    columns = triple[0].columns
     by_row = len(triple[0].shape) == 2 and tensor_type(triple[0].name) in ("embedding", "output")
-    read = [tensor.read(first, last) for tensor in triple]
+    rows = max(1, piece // max(1, columns))
     every = max(1, size // _SAMPLE)
-    samples = [
-        real(values.reshape(-1)[-first * tensor.columns % every :: every].copy(), tensor.dtype)
-        for values, tensor in zip(read[:2], triple, strict=False)
-    ]
-    return Measured(measure(read, [tensor.dtype for tensor in triple], size, by_row), samples)
+    samples: list[list[Values]] = [[], []]
+
+    def sampled() -> Iterator[Sequence[Values]]:
+        seen = first * columns
+        for pieces in zip(*(tensor.pieces(first, last, rows) for tensor in triple), strict=True):
+            for values, sample in zip(pieces, samples, strict=False):
+                sample.append(values.reshape(-1)[-seen % every :: every].copy())
+            seen += pieces[0].size
+            yield pieces
+
+    sums = measure(sampled(), [tensor.dtype for tensor in triple], size, by_row)
+    joined = [real(numpy.concatenate(sample), tensor.dtype) for sample, tensor in zip(samples, triple, strict=False)]
+    return Measured(sums, joined)
 
 
 def _in_order(
@@ -98,23 +108,13 @@ def _in_order(
     yield from (future.result() for future in waiting)
 
 
-def _added(parts: Sequence[Sums]) -> Sums:
-    """Return the sum of a tensor's slices; the rows are joined once, not slice by slice."""
-    by_row = [part.by_row for part in parts if part.by_row is not None]
-    total = Sums()
-    for part in parts:
-        total += Sums(part.values, part.products, part.largest, part.identical)
-    total.by_row = numpy.concatenate(by_row) if by_row else None
-    return total
-
-
 @contextmanager
 def _executor(workers: int, device: str) -> Iterator[tuple[Executor | None, Callable[..., Measured]]]:
     if device != "cpu":
         from langadapt.weights.on_gpu import measure_on  # torch takes seconds to load
 
         with ThreadPoolExecutor(max(2, workers)) as threads:
-            yield threads, partial(measure_slice, measure=partial(measure_on, device))
+            yield threads, partial(measure_slice, measure=partial(measure_on, device), piece=SLICE)
     elif workers == 1:
         yield None, measure_slice
     else:

@@ -50,6 +50,16 @@ class Stored:
             _fill(file.fileno(), self.offset + first * self.columns * values.itemsize, values, self.shard)
         return values
 
+    def pieces(self, first: int, last: int, rows: int) -> Iterator[Values]:
+        """Yield rows ``first`` to ``last`` (not with it), ``rows`` at a time; each piece is overwritten by the next."""
+        room = numpy.empty((min(rows, last - first), self.columns), numpy_dtype(self.dtype))
+        row = self.columns * room.itemsize
+        with open(self.shard, "rb", buffering=0) as file:
+            for start in range(first, last, rows):
+                piece = room[: last - start]
+                _fill(file.fileno(), self.offset + start * row, piece, self.shard)
+                yield piece
+
     def read_columns(self, first: int, last: int) -> Values:
         """Return columns ``first`` to ``last`` (not with it) as they are stored, [rows, columns]."""
         values = numpy.empty((self.rows, last - first), numpy_dtype(self.dtype))

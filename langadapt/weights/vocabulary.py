@@ -6,7 +6,7 @@ matched by its number. Tokens that CPT and SFT have and the base lacks are measu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,11 @@ class Rows:
         wanted = self.numbers[first:last]
         runs = numpy.split(wanted, numpy.flatnonzero(numpy.diff(wanted) != 1) + 1)
         return numpy.concatenate([self.whole.read(int(run[0]), int(run[-1]) + 1) for run in runs])
+
+    def pieces(self, first: int, last: int, rows: int) -> Iterator[Values]:
+        """Yield rows ``first`` to ``last`` (not with it), ``rows`` at a time."""
+        whole = self.read(first, last)
+        yield from (whole[start : start + rows] for start in range(0, last - first, rows))
 
     def read_columns(self, first: int, last: int) -> Values:
         """Return columns ``first`` to ``last`` (not with it), [rows, columns]."""
