@@ -9,7 +9,6 @@ Writes the files that stages 2 to 4 read, and data_report.md, which accounts for
 
 import itertools
 import shlex
-from functools import partial
 from pathlib import Path
 
 from langadapt.errors import run_command
@@ -39,7 +38,8 @@ def main() -> None:
         staged_folder(settings.output_dir, last="data_report.json", stale=stale) as folder,
         corpus.Progress(corpus.expected_seconds(settings)) as progress,
     ):
-        tokenizer = corpus.open_tokenizer(settings.tokenizer, settings.template)
+        new = settings.new_tokenizer is not None
+        tokenizer = corpus.byte_tokenizer() if new else corpus.open_tokenizer(settings.tokenizer, settings.template)
         tokenizers = corpus.open_tokenizers(settings, tokenizer)
         test_sets = corpus.read_test_sets(settings.test_set_paths, settings.conversions)
         sources = corpus.open_sources(settings, shlex.join(command), work, progress)
@@ -48,24 +48,28 @@ def main() -> None:
             prompts = itertools.chain.from_iterable(settings.prompts.values())
             templates = corpus.Templates(corpus.prompts_of(collections), prompts)
             test_sets = templates.without_templates(test_sets)
-            cpt = corpus.cpt_pools(settings, collections)
-            cutoff = corpus.Cutoff(tokenizer, settings.cutoff_len)
-            sft = corpus.sft_pools(settings, collections, templates, cutoff)
-            corpus.check_not_empty(cpt, sft)
-            measure = partial(corpus.token_lengths, tokenizer)
-            draw = corpus.Draw(cpt, sft, settings.test, measure, test_sets)
+            draw, mixtures, cutoff = corpus.draw_sets(settings, collections, templates, test_sets, tokenizer)
+        if new:
+            with progress.phase("training the tokenizer"):
+                tokenizer = corpus.learn_tokenizer(settings, draw, mixtures, work)
+                tokenizers = corpus.open_tokenizers(settings, tokenizer)
+                draw, mixtures, cutoff = corpus.draw_sets(settings, collections, templates, test_sets, tokenizer)
         report = corpus.describe_inputs(settings, sources, templates)
         report["tokenizers"] = corpus.measure_tokenizers(tokenizers, corpus.sample_texts(collections, settings.seed))
         with progress.phase("drawing training sets") as advance:
-            report |= corpus.write_dataset(folder, settings, draw, {"cpt": cpt, "sft": sft}, cutoff, work, advance)
+            report |= corpus.write_dataset(folder, settings, draw, mixtures, cutoff, work, advance)
         with progress.phase("checking") as advance:
             report["disjoint"] = corpus.prove_disjoint(folder, report, templates, test_sets, advance)
+        if new:
+            report["new_tokenizer"] = corpus.publish_tokenizer(settings, work)
         corpus.write_report(folder, report, sources)
 
     for sentence in corpus.shortfalls(report):
         print(f"note: {sentence}")
     for name, file in report["files"].items():
         print(f"{file['records']:>9,} records  {Path(settings.output_dir) / name}")
+    if new:
+        print(f"{report['new_tokenizer']['vocabulary']:>9,} tokens   {settings.tokenizer_source}")
     print(f"report: {Path(settings.output_dir) / 'data_report.md'}")
 
 

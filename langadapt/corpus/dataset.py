@@ -44,7 +44,7 @@ def write_dataset(
     files: dict[str, Any] = {}
     longer: dict[str, Any] = {}
     cut: dict[str, dict[str, int]] = {}
-    whole = sum(_cost(pool) for pools in mixtures.values() for pool in pools) or 1
+    whole = sum(pool.expected_bytes for pools in mixtures.values() for pool in pools) or 1
     for kind, pools in mixtures.items():
         tests = Spool(work / f"{kind}_test.jsonl")
         test = tests.add(held_out[kind], cutoff)
@@ -58,7 +58,7 @@ def write_dataset(
         shares = {pool.name: pool.max_share for pool in pools if pool.max_share < 1}
         parts: Parts = {}
         for pool in pools:
-            records = _reported(draw.training(pool), advance, _cost(pool) / whole / max(1, pool.budget.amount))
+            records = _reported(draw.training(pool), advance, pool.expected_bytes / whole / max(1, pool.budget.amount))
             parts[pool.name] = spool.add(records, cutoff if filters else None)
         cut[f"{kind}_final"] = cut_to_share(parts, shares)
         files |= spool.write(folder / f"{settings.name}_{kind}_final.json", _shuffled(parts, settings.seed))
@@ -154,9 +154,3 @@ def _shuffled(parts: Parts, seed: int) -> list[int]:
     numbers = [number for part in parts.values() for number in part]
     random.Random(seed).shuffle(numbers)
     return numbers
-
-
-def _cost(pool: Pool) -> float:
-    """Return about how many bytes of a pool will be read."""
-    share = 1.0 if pool.budget.unit == "tokens" else min(1.0, pool.budget.amount / max(1, pool.size))
-    return pool.bytes * share

@@ -6,14 +6,20 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
+from langadapt.corpus.collection import Collection
+from langadapt.corpus.lengths import Cutoff, token_lengths
 from langadapt.corpus.mixing import share_out
-from langadapt.corpus.pools import Pool
+from langadapt.corpus.pools import Pool, check_not_empty, cpt_pools, sft_pools
 from langadapt.corpus.records import Candidate
+from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.files.records import Record
-from langadapt.recipe.preprocess import HeldOutSize
+from langadapt.recipe.preprocess import HeldOutSize, PreprocessSettings
 
 Report = dict[str, Any]
 Measure = Callable[[Sequence[Record]], list[int]]  # how many tokens each record takes
@@ -167,6 +173,26 @@ class Draw:
             "shortfall": max(0, pool.budget.amount - spent),
             "unit": pool.budget.unit,
         }
+
+
+def draw_sets(
+    settings: PreprocessSettings,
+    collections: Sequence[Collection],
+    templates: Templates,
+    test_sets: Sequence[tuple[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[Draw, dict[str, list[Pool]], Cutoff]:
+    """Return a recipe's draw, its pools by mixture (cpt and sft), and its cutoff, all lengths by ``tokenizer``.
+
+    What is held out depends on the tokenizer only where long pairs are cut. Raises `UserError` where there is nothing
+    to draw from.
+    """
+    cutoff = Cutoff(tokenizer, settings.cutoff_len)
+    cpt = cpt_pools(settings, collections)
+    sft = sft_pools(settings, collections, templates, cutoff)
+    check_not_empty(cpt, sft)
+    draw = Draw(cpt, sft, settings.test, partial(token_lengths, tokenizer), test_sets)
+    return draw, {"cpt": cpt, "sft": sft}, cutoff
 
 
 def held_out_counts(pools: Sequence[Pool], wanted: int, max_share: float) -> list[int]:

@@ -10,6 +10,7 @@ from langadapt.recipe.sources import LinesSource
 # Seconds a gigabyte on two cores (docs/RESULTS.md); only how they compare matters.
 _READING, _SCANNING, _PAIRING, _DUPLICATES, _HOLDING_OUT, _DRAWING, _CHECKING = 15.0, 30.0, 12.0, 1.5, 5.0, 12.0, 3.0
 _LEARNING, _HELD_OUT = 9.0, 10.0  # seconds, whatever the size
+_MERGING = 0.3  # seconds a megabyte that a new tokenizer is trained on
 _UNPACKED = 4  # bytes that a byte of compressed text makes
 
 
@@ -26,12 +27,14 @@ def expected_seconds(settings: PreprocessSettings) -> dict[str, float]:
             records += sum(sizes)
         elif len(source.files) > 1 and source.align == "auto":
             pairs += sum(sizes)
+    new = settings.new_tokenizer
     return {
         "reading records": records * _READING,
         "scanning text": text * _SCANNING,
         "pairing lines": _LEARNING * (pairs > 0) + pairs * _PAIRING,
         "finding duplicates": text * _DUPLICATES,
         "drawing held-out sets": _HELD_OUT + text * _HOLDING_OUT,
+        "training the tokenizer": min(1e3 * text, 1e-6 * new.sample_bytes) * _MERGING if new is not None else 0.0,
         "drawing training sets": text * _DRAWING,
         "checking": text * _CHECKING,
     }

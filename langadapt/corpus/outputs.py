@@ -23,7 +23,16 @@ def output_names(settings: PreprocessSettings) -> list[str]:
 
 
 def check_sources_are_kept(settings: PreprocessSettings, stale: Iterable[str]) -> None:
-    """Raise `UserError` if a run would write over, or delete as ``stale``, a file that it reads."""
+    """Raise `UserError` if a run would write over, or delete as ``stale``, a file that it reads.
+
+    So too where its new tokenizer would take the place of a model's.
+    """
+    new = settings.new_tokenizer
+    if new is not None and (Path(new.output_dir) / "config.json").exists():
+        raise UserError(
+            f"new_tokenizer.output_dir={new.output_dir} holds a model, whose tokenizer this run would replace. Choose "
+            "another folder."
+        )
     folder = Path(settings.output_dir)
     replaced = {(folder / name).resolve() for name in [*output_names(settings), *stale]}
     read = {f"sources.{name}": source_files(source, settings.data_dir) for name, source in settings.sources.items()}

@@ -40,6 +40,12 @@ class Pool:
     held_out: bool = True  # held-out records may come from it
     budget: Budget = _NOTHING
 
+    @property
+    def expected_bytes(self) -> float:
+        """About how many bytes of it will be read."""
+        share = 1.0 if self.budget.unit == "tokens" else min(1.0, self.budget.amount / max(1, self.size))
+        return self.bytes * share
+
     def batches(self) -> Iterator[list[Candidate]]:
         """Yield every candidate, some at a time, in an order that only the seed and the pool's name decide."""
         generator = np.random.default_rng([self.seed, zlib.crc32(self.name.encode())])

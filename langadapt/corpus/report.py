@@ -37,7 +37,7 @@ def describe_inputs(settings: PreprocessSettings, sources: Sources, templates: T
         "schema_version": 2,
         "name": settings.name,
         "seed": settings.seed,
-        "tokenizer": settings.tokenizer,
+        "tokenizer": settings.tokenizer_source,
         "cutoff_len": settings.cutoff_len,
         "sources": {collection.name: collection.report for collection in sources.collections},
         "duplicates": sources.duplicates,
@@ -103,6 +103,8 @@ def as_markdown(report: Report) -> str:
     lines += ["", *(f"- {sentence}" for sentence in shortfalls(report)), ""]
     lines += ["## Tokenizers", "", "On a sample of the texts of each language; drawn in data_tokenizers.png.", ""]
     lines += [tokenizer_table(report["tokenizers"])]
+    if "new_tokenizer" in report:
+        lines += ["The first was trained by this run:", "", *_bullets(report["new_tokenizer"]), ""]
     lines += ["## Longer than the cutoff", "", *_bullets(report["longer than cutoff_len"]), ""]
     lines += ["## Files", "", "| file | records | bytes | sha256 |", "|---|---:|---:|---|"]
     for name, file in report["files"].items():

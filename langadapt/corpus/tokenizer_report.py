@@ -67,7 +67,7 @@ def measure_tokenizers(tokenizers: Mapping[str, PreTrainedTokenizerBase], texts:
 def open_tokenizers(settings: PreprocessSettings, own: PreTrainedTokenizerBase) -> dict[str, PreTrainedTokenizerBase]:
     """Return the recipe's ``own`` tokenizer, then those to compare with it, by name; raise `UserError` without one."""
     others = [load_tokenizer(name) for name in settings.tokenizer_report]
-    return dict(zip(_short_names([settings.tokenizer, *settings.tokenizer_report]), [own, *others], strict=True))
+    return dict(zip(_short_names([settings.tokenizer_source, *settings.tokenizer_report]), [own, *others], strict=True))
 
 
 def tokenizer_table(table: Table) -> str:

@@ -30,6 +30,7 @@ from langadapt.models.folder import first_line
 from langadapt.models.templates import CHATML, control_tokens
 
 END_OF_TEXT = "<|endoftext|>"
+BYTES_ONLY = 259  # tokens of a vocabulary without merges: 256 bytes, three control tokens
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

@@ -42,13 +42,28 @@ class Download(Settings):
         return Path(self.local_dir.replace("{data_dir}", data_dir))
 
 
+class NewTokenizer(Settings):
+    """A tokenizer to be trained: byte-level BPE with the ChatML template, for a model that begins from nothing."""
+
+    vocab_size: int = Field(description="everything counted: 256 bytes, merges, three control tokens", ge=300)
+    output_dir: str = Field(description="the folder it is written to, for `model.tokenizer` of stage 2")
+    sample_bytes: int = Field(
+        100_000_000,
+        description="at most so much text is learned from, of each part of the mixtures as much as it has of them",
+        gt=0,
+    )
+
+
 class PreprocessSettings(Settings):
     """Everything stage 1 can be told."""
 
     name: str = Field(description="first part of the file names it writes, e.g. tibetan", pattern=_NAME)
     language: str = Field(description="code of the language being taught (configs/languages)")
     data_dir: str = Field("hf_data", description="the folder that holds the sources")
-    tokenizer: str = Field(description="tokenizer that lengths are counted with: a folder or a hub name")
+    tokenizer: str | None = Field(None, description="tokenizer that lengths are counted with: a folder or a hub name")
+    new_tokenizer: NewTokenizer | None = Field(
+        None, description="instead of `tokenizer`: one to be trained on what is not held out"
+    )
     tokenizer_report: list[str] = Field(
         default_factory=list, description="other tokenizers to compare with it in the data report"
     )
@@ -82,6 +97,11 @@ class PreprocessSettings(Settings):
     download: list[Download] = Field(default_factory=list, description="what --download fetches")
 
     @property
+    def tokenizer_source(self) -> str:
+        """The folder or hub name of the tokenizer that lengths are counted with, be it new or not."""
+        return self.new_tokenizer.output_dir if self.new_tokenizer is not None else str(self.tokenizer)
+
+    @property
     def test_set_paths(self) -> list[Path]:
         """The files of `decontaminate`."""
         return [Path(self.data_dir).expanduser() / Path(name).expanduser() for name in self.decontaminate]
@@ -99,7 +119,8 @@ class PreprocessSettings(Settings):
             if not re.fullmatch(_NAME, name)
         ]
         problems += [*self._problems_of_cpt(), *self._problems_of_sft(), *self._problems_of_download()]
-        named = Counter([self.tokenizer, *self.tokenizer_report])
+        problems += self._problems_of_tokenizer()
+        named = Counter([self.tokenizer_source, *self.tokenizer_report])
         problems += [
             f"tokenizer_report names {name!r} once more; the recipe's own tokenizer is always in the report"
             for name, n in named.items()
@@ -153,6 +174,20 @@ class PreprocessSettings(Settings):
                     yield f"sft.parts.{index}: {part.direction} is no translation; name two languages"
                 elif not self.prompts.get(part.direction):
                     yield f"sft.parts.{index}: no prompts for {part.direction}; add them under `prompts`"
+
+    def _problems_of_tokenizer(self) -> Iterator[str]:
+        if (self.tokenizer is None) == (self.new_tokenizer is None):
+            found = "neither is there" if self.tokenizer is None else "both are there"
+            yield f"either `tokenizer` names one to count with, or `new_tokenizer` says what to train; {found}"
+        if self.new_tokenizer is None:
+            return
+        if os.path.abspath(self.new_tokenizer.output_dir) == os.path.abspath(self.output_dir):
+            yield f"new_tokenizer.output_dir is output_dir, {self.output_dir}; give the tokenizer a folder of its own"
+        if self.split_long_pairs:
+            yield (
+                "new_tokenizer: what is held out must be known before it is trained, so no tokenizer can say yet which "
+                "pairs are longer than cutoff_len; set split_long_pairs: false"
+            )
 
     def _problems_of_download(self) -> Iterator[str]:
         homes: dict[str, int] = {}
