@@ -110,7 +110,7 @@ def compare(settings: EvaluationSettings) -> None:
     from langadapt.files import write_text
 
     folder = settings.output_dir
-    comparison = load_comparison(folder, settings.order, settings.resamples)
+    comparison = load_comparison(folder, settings.order, settings.resamples, settings.bars)
     summary = Path(folder) / "evaluation_summary.txt"
     write_text(summary, summarize(comparison))
     charts = draw_charts(comparison, folder)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from langadapt.recipe.bars import Bar
 from langadapt.recipe.inference import check_templates
 from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
@@ -123,6 +124,11 @@ class EvaluationSettings(Settings):
         None, description="models in the order of the charts; null: base*, cpt*, sft*, then the others by age"
     )
 
+    bars: list[Bar] = Field(
+        default_factory=list,
+        description="figures that models have to reach; the comparison says which do: pass or fail",
+    )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.model_path is None) != (self.model_name is None):
@@ -147,9 +153,34 @@ class EvaluationSettings(Settings):
         for name in (*self.test_sets, *self.choice_sets):
             if name == OWN or not _FILE_NAME.fullmatch(name):
                 problems.append(f"{name!r} cannot name a test set: use letters, digits and _ . + -, and not {OWN}")
+        problems += self._problems_of_bars()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _problems_of_bars(self) -> Iterator[str]:
+        """Yield what is wrong with bars that this recipe could never judge."""
+        for index, bar in enumerate(self.bars):
+            measured = self._measured_on(bar)
+            if measured is None:
+                known = self.choice_sets if bar.measure == "accuracy" else [OWN, *self.test_sets]
+                yield f"bars.{index}: no test set {bar.test_set!r} for {bar.measure} ({', '.join(known) or 'none'})"
+            elif bar.of not in measured:
+                yield f"bars.{index}: {bar.test_set} has no {bar.of} to measure ({', '.join(measured) or 'none'})"
+
+    def _measured_on(self, bar: Bar) -> list[str] | None:
+        """Return the languages or directions that a bar's test set is measured in; None where there is no such set."""
+        if bar.measure == "accuracy":
+            choices = self.choice_sets.get(bar.test_set)
+            return None if choices is None else [choices.language]
+        if bar.test_set != OWN:
+            test_set = self.test_sets.get(bar.test_set)
+            return None if test_set is None else test_set.directions if bar.direction else test_set.texts
+        if bar.direction is None:
+            return [self.language] if self.likelihood_file else []
+        if self.translation_file is None:
+            return []
+        return [bar.direction] if self.directions is None else list(self.directions)
 
     @property
     def shots(self) -> list[int]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from langadapt.evaluation.results import Evaluation, Interval, Likelihood, Prompt, Translation
+from langadapt.recipe.bars import Bar
 from langadapt.recipe.test_sets import OWN
 
 View = Literal["shared", "own"]
@@ -112,6 +113,17 @@ class Change:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Whether a model clears a bar. ``why`` says how the figure was measured, or why there is none."""
+
+    bar: Bar
+    model: str
+    outcome: Literal["pass", "fail", "not measured"]
+    value: float | None
+    why: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All results of a folder: by model in the order of the charts, metric by metric, with what has to be said."""
 
@@ -119,6 +131,7 @@ class Comparison:
     metrics: list[Metric]  # likelihoods, then translations, then choices
     cautions: list[str]
     forgetting: list[Change] = field(default_factory=list)  # on other languages than the one that is trained
+    verdicts: list[Verdict] = field(default_factory=list)  # on the bars, of each model that they name
 
     @property
     def shown(self) -> list[Metric]:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from langadapt.errors import UserError
+from langadapt.evaluation.comparison.bars import bars_for, judge
 from langadapt.evaluation.comparison.cautions import cautions_of
 from langadapt.evaluation.comparison.differences import add_differences
 from langadapt.evaluation.comparison.figures import Comparison, Figure, Metric, View, own_rank
 from langadapt.evaluation.results import Choices, Evaluation, Likelihood, Translation, read_results
+from langadapt.recipe.bars import Bar
 from langadapt.recipe.test_sets import OWN
 
 SCORES = {"bleu": "BLEU", "chrf": "chrF", "chrf++": "chrF++", "comet": "COMET", "labse": "LaBSE"}
@@ -23,8 +25,10 @@ _STAGES = ("base", "cpt", "sft")
 Key = TypeVar("Key", bound=tuple[str, ...])
 
 
-def load_comparison(folder: str | Path, order: Sequence[str] | None, resamples: int = 1000) -> Comparison:
-    """Compare every result of a folder, and test the differences on the items in the files beside them.
+def load_comparison(
+    folder: str | Path, order: Sequence[str] | None, resamples: int = 1000, bars: Sequence[Bar] = ()
+) -> Comparison:
+    """Compare every result of a folder, test the differences on the items in the files beside them, and judge ``bars``.
 
     A file that cannot be read is a caution, not an error. Raises `UserError` when no result can be read.
     """
@@ -34,12 +38,14 @@ def load_comparison(folder: str | Path, order: Sequence[str] | None, resamples: 
         raise UserError(
             f"{folder}: no results to compare. Make one: python 4_evaluate.py --model_path P --model_name N{listed}"
         )
-    comparison = add_differences(put_side_by_side(found, order), folder, resamples)
+    comparison = add_differences(put_side_by_side(found, order, bars), folder, resamples)
     return replace(comparison, cautions=problems + comparison.cautions)
 
 
-def put_side_by_side(found: dict[str, Evaluation], order: Sequence[str] | None = None) -> Comparison:
-    """Put results, given from oldest to newest, side by side.
+def put_side_by_side(
+    found: dict[str, Evaluation], order: Sequence[str] | None = None, bars: Sequence[Bar] | None = None
+) -> Comparison:
+    """Put results, given from oldest to newest, side by side; ``bars`` are those that each was measured for if None.
 
     Figures stand in one column only when they were measured on the same items with the same signature and, in the
     shared view, the same prompt: those that most models share, or of the newest where it is a tie. A model measured
@@ -61,7 +67,9 @@ def put_side_by_side(found: dict[str, Evaluation], order: Sequence[str] | None =
             if any(measured.values()):
                 metrics.append(_metric("choices", name, (test_set, language), measured, models, prompt=shots))
     results = {model: found[model] for model in models}
-    return Comparison(results, metrics, cautions_of(results, metrics))
+    if bars is None:
+        bars = [bar for result in results.values() for bar in bars_for(result)]
+    return Comparison(results, metrics, cautions_of(results, metrics), verdicts=judge(bars, results))
 
 
 def _translation_metrics(key: tuple[str, str], found: Mapping[str, Evaluation], models: Sequence[str]) -> list[Metric]:

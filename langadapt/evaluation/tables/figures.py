@@ -18,8 +18,9 @@ _INTERVALS = "In brackets 95 % intervals."
 
 
 def figure_tables(comparison: Comparison) -> list[Table]:
-    """Return the tables of figures that have any row: likelihood, translation in each view, choices, forgetting."""
+    """Return the tables that have any row: bars, likelihood, translation in each view, choices, forgetting."""
     tables = [
+        _bars(comparison),
         _likelihoods(comparison),
         _translations(comparison, "shared"),
         _translations(comparison, "own"),
@@ -27,6 +28,19 @@ def figure_tables(comparison: Comparison) -> list[Table]:
         _forgetting(comparison),
     ]
     return [table for table in tables if table.rows]
+
+
+def _bars(comparison: Comparison) -> Table:
+    rows = []
+    for verdict in comparison.verdicts:
+        bar, value = verdict.bar, verdict.value
+        figure = NONE if value is None else Cell(f"{value:,.3f}", value)
+        asked = f"{bar.measure} {bar.wanted}"
+        rows.append(row(place(bar.test_set, bar.of), asked, verdict.model, figure, verdict.outcome, verdict.why))
+    notes = ["The figure is judged, not its interval."]
+    if any(verdict.bar.measure == "perplexity" for verdict in comparison.verdicts):
+        notes.append("Perplexity is by token of each model's own tokenizer: of fewer, longer tokens it is higher.")
+    return Table("bars", "Bars", ["test", "bar", "model", "figure", "outcome", "measured"], rows, notes)
 
 
 def _likelihoods(comparison: Comparison) -> Table:

@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from langadapt.evaluation.comparison.figures import Comparison
+from langadapt.evaluation.comparison.figures import Comparison, Verdict
 from langadapt.evaluation.tables.details import detail_tables
 from langadapt.evaluation.tables.figures import figure_tables
-from langadapt.files import write_text
+from langadapt.files import write_json, write_text
 from langadapt.pages import Cell, Table
 
 _LATEX = {
@@ -25,7 +26,9 @@ _BOLD = (
 
 
 def write_tables(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Write ``evaluation_tables.csv``, ``.tex`` and ``.md`` into a folder; return their paths."""
+    """Write ``evaluation_tables.csv``, ``.tex`` and ``.md`` into a folder, and ``evaluation_bars.json`` where there are
+    bars; return their paths.
+    """
     figures, details = figure_tables(comparison), detail_tables(comparison)
     in_papers = [*figures, *(table for table in details if table.name == "fewshot")]
     texts = {
@@ -35,7 +38,12 @@ def write_tables(comparison: Comparison, folder: str | Path) -> list[Path]:
     }
     for name, text in texts.items():
         write_text(Path(folder) / name, text)
-    return [Path(folder) / name for name in texts]
+    bars = Path(folder) / "evaluation_bars.json"
+    if comparison.verdicts:
+        write_json(bars, list(map(_plain, comparison.verdicts)))
+    else:
+        bars.unlink(missing_ok=True)
+    return [*(Path(folder) / name for name in texts), *([bars] if comparison.verdicts else [])]
 
 
 def as_csv(comparison: Comparison) -> str:
@@ -112,6 +120,11 @@ def as_text(table: Table) -> str:
 def notes_of(table: Table) -> list[str]:
     """Return the notes of a table where bold can be shown, with what bold means if any entry is bold."""
     return [*table.notes, *([_BOLD] if any(cell.bold for row in table.rows for cell in row) else [])]
+
+
+def _plain(verdict: Verdict) -> dict[str, Any]:
+    bar = verdict.bar.model_dump(exclude={"models"}, exclude_none=True)
+    return bar | {"model": verdict.model, "outcome": verdict.outcome, "value": verdict.value, "measured": verdict.why}
 
 
 def _numeric(table: Table) -> list[bool]:
