@@ -7,9 +7,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import REPOSITORY
+from transformers import AutoModelForCausalLM
 
 from langadapt.errors import UserError
+from langadapt.models.building import BYTES_ONLY, new_config, train_tokenizer
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.inference import InferenceSettings
 from langadapt.recipe.language import PROFILES, Language, load_language
@@ -28,20 +31,22 @@ STAGES: dict[str, type[Settings]] = {
 }
 RECIPES = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("languages", "deepspeed"))
 WITH_STAGE_1 = [recipe for recipe in RECIPES if (recipe / "preprocess.yaml").is_file()]
+FROM_SCRATCH = CONFIGS / "minimind_en_zh_hant"
 FILES = [path for recipe in RECIPES for path in sorted(recipe.glob("*.yaml"))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_file_is_valid_and_opens_with_its_command(path: Path) -> None:
-    if path.stem in STAGES:
-        load_settings(STAGES[path.stem], path)
+    stage = path.stem.partition("_")[0]  # preprocess_finance.yaml is one of stage 1 too
+    if stage in STAGES:
+        load_settings(STAGES[stage], path)
     else:
         load_training_settings(path)
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert any(re.search(r"(python \d_|bash \d_|make )", line) for line in comments), "no command at the top"
 
 
-@pytest.mark.parametrize("recipe", WITH_STAGE_1, ids=lambda path: path.name)
+@pytest.mark.parametrize("recipe", [r for r in WITH_STAGE_1 if r != FROM_SCRATCH], ids=lambda path: path.name)
 def test_stages_of_a_recipe_hand_over_to_each_other(recipe: Path) -> None:
     from langadapt.corpus.lengths import cutoff_suffix
 
@@ -76,6 +81,52 @@ def test_the_vocabulary_recipe_takes_stage_1_of_another_and_hands_over() -> None
     assert (weights.cpt, weights.sft) == (embeddings.output_dir, cpt.output_dir)
     assert load_settings(EvaluationSettings, recipe / "evaluate.yaml").dataset_dir == data.output_dir
     assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == [cpt.output_dir]
+
+
+def test_the_recipe_from_scratch_hands_over_and_keeps_its_test_sets_apart() -> None:
+    general, finance = (
+        load_settings(PreprocessSettings, FROM_SCRATCH / f"{name}.yaml")
+        for name in ("preprocess", "preprocess_finance")
+    )
+    pretrain, sft, lora = (
+        load_training_settings(FROM_SCRATCH / f"{name}.yaml") for name in ("pretrain", "sft", "lora")
+    )
+    evaluation = load_settings(EvaluationSettings, FROM_SCRATCH / "evaluate.yaml")
+    weights = load_settings(WeightsSettings, FROM_SCRATCH / "weights.yaml")
+    assert general.tokenizer_source == finance.tokenizer == pretrain.model.tokenizer
+    assert pretrain.dataset == f"{general.output_dir}/minimind_cpt_final.json"
+    assert sft.dataset == f"{general.output_dir}/minimind_sft_filtered_512.json"
+    assert lora.dataset == f"{finance.output_dir}/finance_sft_filtered_512.json"
+    assert (sft.model_name_or_path, lora.model_name_or_path) == (pretrain.output_dir, sft.output_dir)
+    assert (weights.original, weights.cpt, weights.sft) == (pretrain.output_dir, sft.output_dir, lora.output_dir)
+    assert load_settings(InferenceSettings, FROM_SCRATCH / "inference.yaml").model_path == [lora.output_dir]
+    assert evaluation.dataset_dir == general.output_dir
+    held_out = evaluation.test_sets["finance"]
+    assert held_out.file == f"{finance.output_dir}/finance_sft_test_filtered_512.json"
+    assert held_out.examples == lora.dataset
+    assert [path.name for path in general.test_set_paths] == finance.sources["finance"].file
+    here = [path.resolve() for path in finance.test_set_paths]
+    assert here == [Path(general.output_dir, f"minimind_{name}_test.json").resolve() for name in ("cpt", "sft")]
+    assert general.prompts == finance.prompts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parameters"),
+    [
+        ((), 25_829_888),
+        (("hidden_size=768", "intermediate_size=2048", "num_hidden_layers=16"), 104_030_976),
+    ],
+)
+def test_the_models_from_scratch_have_minimind_s_sizes(overrides: tuple[str, ...], parameters: int) -> None:
+    """Both sizes are documented in the recipe; 26M and 104M are what MiniMind calls them."""
+    settings = load_training_settings(FROM_SCRATCH / "pretrain.yaml", [f"model.config.{key}" for key in overrides])
+    vocabulary = load_settings(PreprocessSettings, FROM_SCRATCH / "preprocess.yaml").new_tokenizer.vocab_size
+    tokenizer = train_tokenizer((), BYTES_ONLY)
+    config = new_config({**settings.model.config, "vocab_size": vocabulary}, tokenizer)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert (config.rope_parameters["rope_theta"], config.hidden_act, config.tie_word_embeddings) == (1e6, "silu", True)
 
 
 def test_the_default_recipe_is_the_published_one() -> None:
@@ -187,7 +238,7 @@ def test_training_files_of_stage_4_are_what_is_trained_on(recipe: Path) -> None:
     evaluation = load_settings(EvaluationSettings, recipe / "evaluate.yaml")
     trained = {
         Path(load_training_settings(recipe / f"{stage}.yaml").dataset).name
-        for stage in ("cpt", "sft")
+        for stage in ("pretrain", "cpt", "sft")
         if (recipe / f"{stage}.yaml").is_file()
     }
     assert not evaluation.training_files or set(evaluation.training_files) == trained

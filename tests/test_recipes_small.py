@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from langadapt.files import read_json_array
 from langadapt.files.records import Record
@@ -24,12 +24,12 @@ DATA = REPOSITORY.parent / "shared" / "data"
 needs_text = pytest.mark.skipif(not DATA.is_dir(), reason="needs the text of ../shared")
 
 
-def run_laptop_set(recipe: str, data: Path, base: Path, out: Path, wanted: str) -> str:
+def run_laptop_set(recipe: str, data: Path, base: Path, out: Path, wanted: str, steps: int = 3) -> str:
     """Run those of a recipe's documented commands that match ``wanted``, in order; return what they printed."""
     page = (REPOSITORY / "docs" / "RECIPES.md").read_text(encoding="utf-8")
     section = page.split(f"\n## {recipe}\n")[1].split("\n## ")[0]
     block = section.partition("### On a laptop\n\n```bash\n")[2].partition("```")[0].replace("\\\n", "")
-    here = {"DATA": data, "BASE": base, "OUT": out, "STEPS": 3}
+    here = {"DATA": data, "BASE": base, "OUT": out, "STEPS": steps}
     script = []
     for line in block.splitlines():
         name, equals, value = line.partition("=")
@@ -140,3 +140,51 @@ def test_the_classical_chinese_recipe_has_the_published_hyperparameters() -> Non
     assert (settings.num_train_epochs, settings.cutoff_len, settings.bf16) == (3, 512, True)
     assert settings.optim == "paged_adamw_8bit"
     assert settings.adapter_archive
+
+
+@needs_text
+@pytest.mark.slow
+def test_minimind_en_zh_hant(tmp_path: Path) -> None:
+    """From raw text to bars: a tokenizer and a model from nothing, fine-tuning, an adapter for a domain."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    lines = (DATA / "en_zh_hant.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = [{code: json.loads(line)[code] for code in ("en", "zh_hant")} for line in lines[:1700]]
+    simplified = [json.loads(line)["zh"] for line in (DATA / "lzh_zh.jsonl").read_text(encoding="utf-8").splitlines()]
+    files: dict[str, list[Record]] = {
+        "pretrain.jsonl": [{"text": text} for text in simplified[:300]],
+        "parallel.jsonl": pairs[:1200],
+        "finance.jsonl": pairs[1300:],
+        "sft.jsonl": [
+            {
+                "conversations": [
+                    {"role": "user", "content": f"翻譯成繁體中文：{pair['en']}"},
+                    {"role": "assistant", "content": pair["zh_hant"]},
+                ]
+            }
+            for pair in pairs[1200:1300]
+        ],
+    }
+    for name, rows in files.items():
+        (data / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    run_laptop_set("minimind_en_zh_hant", data, tmp_path, out, r"[123]_|4_.* lora( |$)", steps=10)
+    for name in ("data", "finance"):
+        assert_nothing_held_out_is_trained_on(out / name)
+    held_out = texts_of(read_json_array(out / "finance" / "finance_sft_test.json"))
+    assert held_out.isdisjoint(texts_of(read_json_array(out / "data" / "minimind_sft_final.json")))
+    texts = {record["text"] for record in read_json_array(out / "data" / "minimind_cpt_final.json")}
+    assert held_out.isdisjoint(texts)
+    assert any("學" in text for text in texts)
+    assert not any("学" in text for text in texts), "OpenCC left Simplified text"
+    for folder in ("pretrain", "lora"):
+        tokenizer, theirs = (AutoTokenizer.from_pretrained(out / name) for name in ("tokenizer", folder))
+        assert theirs("The bank. 銀行").input_ids == tokenizer("The bank. 銀行").input_ids
+        assert AutoModelForCausalLM.from_pretrained(out / folder).config.model_type == "llama"
+    assert (out / "lora" / "adapter.zip").is_file()
+    verdicts = json.loads((out / "evaluation" / "evaluation_bars.json").read_text(encoding="utf-8"))
+    assert {verdict["outcome"] for verdict in verdicts} == {"not measured"}
+    assert [verdict["measured"] for verdict in verdicts] == [
+        "no model pretrain was evaluated",
+        "no model sft was evaluated",
+        "comet_model was not set",
+    ]

@@ -24,6 +24,7 @@ from langadapt.models import encode_text, is_chat_model, load_model, load_tokeni
 from langadapt.recipe.training import load_training_settings
 from langadapt.training.best_fit import pack
 from langadapt.training.checkpoints import set_aside_damaged
+from langadapt.training.preflight import check
 from langadapt.training.progress import draw_loss_curve
 from langadapt.training.stopping import EXIT_REQUEUE
 
@@ -211,6 +212,18 @@ def test_a_missing_stage_is_an_error_with_the_command_that_makes_it(
         assert "Traceback" not in error
     assert no_model.is_file()
     assert not (tmp_path / "cpt").exists()
+
+
+def test_the_missing_stage_is_the_one_that_writes_the_model(data: Path, tmp_path: Path) -> None:
+    recipe("sft", tmp_path / "cpt", data, tmp_path / "sft")
+    adapter = recipe("sft", tmp_path / "sft", data, tmp_path / "lora")
+    (tmp_path / "broken.yaml").write_text("")
+    with pytest.raises(UserError, match=r"Stage 3 has not run; run it with: bash 3_train_sft\.sh .*/sft\.yaml"):
+        check(load_training_settings(adapter), adapter)
+    new = recipe("pt", tmp_path, data, tmp_path / "new")
+    model = f"model={{config: {{model_type: llama}}, tokenizer: {tmp_path / 'not' / 'there'}}}"
+    with pytest.raises(UserError, match="Stage 1 trains it where a recipe has `new_tokenizer`: python 1_preprocess"):
+        check(load_training_settings(new, ["model_name_or_path=null", model]), new)
 
 
 def test_two_ranks_with_zero2_stop_resume_and_get_the_same_losses_to_the_last_bit(

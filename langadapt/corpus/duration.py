@@ -10,7 +10,7 @@ from langadapt.recipe.sources import LinesSource
 # Seconds a gigabyte on two cores (docs/RESULTS.md); only how they compare matters.
 _READING, _SCANNING, _PAIRING, _DUPLICATES, _HOLDING_OUT, _DRAWING, _CHECKING = 15.0, 30.0, 12.0, 1.5, 5.0, 12.0, 3.0
 _LEARNING, _HELD_OUT = 9.0, 10.0  # seconds, whatever the size
-_MERGING = 0.3  # seconds a megabyte that a new tokenizer is trained on
+_MERGING = 1.3  # seconds a megabyte that a new tokenizer is trained on
 _UNPACKED = 4  # bytes that a byte of compressed text makes
 
 

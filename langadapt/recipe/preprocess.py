@@ -48,8 +48,9 @@ class NewTokenizer(Settings):
     vocab_size: int = Field(description="everything counted: 256 bytes, merges, three control tokens", ge=300)
     output_dir: str = Field(description="the folder it is written to, for `model.tokenizer` of stage 2")
     sample_bytes: int = Field(
-        100_000_000,
-        description="at most so much text is learned from, of each part of the mixtures as much as it has of them",
+        50_000_000,
+        description="at most so much text is learned from, of each part of the mixtures as much as it has of them; "
+        "learning takes some 50 bytes of memory a byte",
         gt=0,
     )
 

@@ -16,6 +16,7 @@ from langadapt.models import find_model, load_tokenizer
 from langadapt.models.building import new_config
 from langadapt.models.templates import set_chat_template
 from langadapt.recipe.training import TrainingSettings
+from langadapt.recipe.yaml_file import read_yaml
 from langadapt.training.methods import check_method
 from langadapt.training.sharding import is_sharded
 from langadapt.training.trainer import training_arguments
@@ -38,7 +39,7 @@ def check(settings: TrainingSettings, config: str | Path, planned: bool = False)
     _check_trackers(settings)
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
     training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None, ddp_backend=None)
-    tokenizer = load_tokenizer(settings.tokenizer_source)
+    tokenizer = _open_tokenizer(settings, config)
     if settings.stage == "sft":
         set_chat_template(tokenizer, settings.template)
     _check_sizes(settings, tokenizer)
@@ -52,10 +53,34 @@ def _check_model_is_there(settings: TrainingSettings, config: str | Path) -> Non
     try:
         find_model(settings.model_name_or_path)
     except UserError as error:
-        cpt = Path(config).parent / "cpt.yaml"
-        if settings.stage == "sft" and cpt.is_file():
-            raise UserError(f"{error}\nStage 2 has not run; run it with: bash 2_train_cpt.sh {cpt}") from None
+        if maker := _recipe_that_makes(settings, config):
+            number, script = (2, "2_train_cpt.sh") if read_yaml(maker)[0]["stage"] == "pt" else (3, "3_train_sft.sh")
+            raise UserError(f"{error}\nStage {number} has not run; run it with: bash {script} {maker}") from None
         raise UserError(f"{error}\nStage 1 can fetch it: {_preprocess(config)} --download") from None
+
+
+def _recipe_that_makes(settings: TrainingSettings, config: str | Path) -> Path | None:
+    """Return the recipe beside ``config`` that writes the model to start from; for sft, of none, cpt.yaml."""
+    for path in sorted(Path(config).parent.glob("*.yaml")):
+        try:
+            values, _ = read_yaml(path)
+        except UserError:  # not the file that this run is about
+            continue
+        if "stage" in values and values.get("output_dir") == settings.model_name_or_path:
+            return path
+    cpt = Path(config).parent / "cpt.yaml"
+    return cpt if settings.stage == "sft" and cpt.is_file() else None
+
+
+def _open_tokenizer(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        return load_tokenizer(settings.tokenizer_source)
+    except UserError as error:
+        if settings.model is None:
+            raise
+        raise UserError(
+            f"{error}\nStage 1 trains it where a recipe has `new_tokenizer`: {_preprocess(config)}"
+        ) from None
 
 
 def _preprocess(config: str | Path) -> str:
