@@ -33,13 +33,14 @@ _METHODS_OF: Mapping[str, tuple[str, ...]] = {
 _ACROSS_ROWS = ("galore", "apollo", "lomo")
 
 
-def _split(value: Any) -> Any:
+def split_names(value: Any) -> Any:
+    """Return a list of names that was given as a text with commas between, or as null for none."""
     if value is None:
         return []
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
 
-Names = Annotated[list[str], BeforeValidator(_split)]  # a list, its items with commas between, or null for none
+Names = Annotated[list[str], BeforeValidator(split_names)]  # a list, its items with commas between, or null for none
 
 
 class NewModel(Settings):

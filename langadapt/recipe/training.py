@@ -15,13 +15,14 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field, ValidationInfo, create_model, field_validator, model_validator
 from transformers.training_args import TrainingArguments
 
-from langadapt.recipe.methods import ADAPTERS, MethodSettings
+from langadapt.recipe.methods import ADAPTERS
+from langadapt.recipe.preferences import PreferenceSettings
 from langadapt.recipe.settings import load_settings
 from langadapt.recipe.vocabulary import VocabularySettings
 
 _NO_BEST = "Stage 4 compares checkpoints: python 4_evaluate.py. The last one is what becomes the finished model."
 _INEXACT = "A run that goes on would no longer be the same as one that was never interrupted."
-_NO_UPLOAD = "Upload the finished folder with `hf upload`."
+_NO_UPLOAD = "Upload the finished folder with `python -m langadapt.upload`."
 _OWN_EVALUATION = "Training is what stages 2 and 3 do; they evaluate where `eval_dataset` and `eval_strategy` are set."
 _OWN_PRECISION = "An evaluation computes as training does: see `bf16` and `fp16`."
 _ABSENT = {
@@ -73,7 +74,7 @@ Attention = Literal[
 ]
 
 
-class TrainingSettings(MethodSettings):
+class TrainingSettings(PreferenceSettings):
     """Our own keys. `load_training_settings` adds every TrainingArguments key that is not among them."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -89,15 +90,21 @@ class TrainingSettings(MethodSettings):
         "tokenizer": "The tokenizer is the one in `model_name_or_path`, or that of `model` for a new one.",
     }
 
-    stage: Literal["pt", "sft"] = Field(description="pt: continual pretraining on texts; sft: fine-tuning on answers")
+    stage: Literal["pt", "sft", "dpo"] = Field(
+        description="pt: continual pretraining on texts; sft: fine-tuning on answers; dpo: on preferred answers"
+    )
     trust_remote_code: bool = Field(False, description="run Python code that the model's folder brings along")
     vocabulary: VocabularySettings | None = Field(None, description="pieces to add to the model's vocabulary first")
-    template: str | None = Field(None, description="chat template for sft: chatml, or null for the tokenizer's own")
+    template: str | None = Field(
+        None, description="chat template for sft and dpo: chatml, or null for the tokenizer's own"
+    )
     dataset: str = Field(description="a file that stage 1 wrote")
     seed: int = Field(
         42, description="of the order of the blocks, dropout, and what a new model or adapter begins with"
     )
-    cutoff_len: int = Field(description="tokens a sequence: blocks of pt; longer records of sft are left out", gt=1)
+    cutoff_len: int = Field(
+        description="tokens a sequence: blocks of pt; longer records of sft and pairs of dpo are left out", gt=1
+    )
     packing: Packing = Field(
         "isolated",
         description="records share blocks of cutoff_len tokens; isolated, or true: without seeing each other; joined: "

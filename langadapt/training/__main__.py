@@ -114,17 +114,31 @@ def _build_trainer(
     if (used := model.config._attn_implementation) != kernels.attention and settings.attn_implementation != "auto":
         _say(f"  attn_implementation: {kernels.attention} does not suit this model; using {used}")
     _say(f"  trainable parameters: {trained:,} of {total:,} ({100 * trained / total:.2f} %)")
-    trainer = AdaptationTrainer(
-        run=run,
-        asked_to_stop=asked_to_stop,
-        max_skipped_steps=settings.max_skipped_steps,
-        model=model,
-        args=arguments,
-        train_dataset=Blocks(tokens, settings.packing),
-        eval_dataset=_evaluation_blocks(settings, tokenizer),
-        data_collator=Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches),
-        processing_class=tokenizer,
-    )
+    rules: dict[str, Any] = {
+        "run": run,
+        "asked_to_stop": asked_to_stop,
+        "max_skipped_steps": settings.max_skipped_steps,
+    }
+    if settings.stage == "dpo":
+        from langadapt.training.preferences import preference_trainer
+
+        folders = {
+            "train": tokens_folder(settings, tokenizer, run["dataset_sha256"]),
+            "eval": evaluation_tokens_folder(settings, tokenizer) if settings.eval_dataset else None,
+        }
+        trainer: AdaptationTrainer = preference_trainer(
+            settings, tokenizer, model, arguments, folders, _pad_token_id(tokenizer), **rules
+        )
+    else:
+        trainer = AdaptationTrainer(
+            **rules,
+            model=model,
+            args=arguments,
+            train_dataset=Blocks(tokens, settings.packing),
+            eval_dataset=_evaluation_blocks(settings, tokenizer),
+            data_collator=Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches),
+            processing_class=tokenizer,
+        )
     if trainer.loss_obstacle is not None:
         _say(f"  the loss holds the logits of all tokens: {trainer.loss_obstacle}")
     if isinstance(model, PeftModel):
@@ -136,7 +150,7 @@ def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: P
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if RANK == 0:
-        trainer.add_callback(ProgressLog(settings.output_dir))
+        trainer.add_callback(ProgressLog(settings.output_dir, "pairs" if settings.stage == "dpo" else "blocks"))
     if checkpoint is not None:
         _say(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

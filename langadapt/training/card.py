@@ -18,7 +18,7 @@ from langadapt.training.progress import LOG_FILE, read_log
 from langadapt.training.saving import RUN_FILE
 from langadapt.training.vocabulary import VOCABULARY_FILE
 
-_STAGES = {"pt": "continual pretraining", "sft": "supervised fine-tuning"}
+_STAGES = {"pt": "continual pretraining", "sft": "supervised fine-tuning", "dpo": "direct preference optimisation"}
 _METHODS = {
     "full": "every parameter was trained",
     "lora": "a LoRA adapter was trained and merged into it",
@@ -60,7 +60,7 @@ def model_card(
         f"## Data\n\n`{settings.dataset}`, SHA-256 `{run['dataset_sha256']}`.\n\n{data}\n\n"
         f"## Figures\n\n"
         f"- Trained parameters: {trained:,} of {total:,}.\n"
-        f"- Last logged training loss, nats a token: {loss} ({LOG_FILE}).\n"
+        f"- Last logged training loss, {_loss_unit(settings)}: {loss} ({LOG_FILE}).\n"
         f"{_evaluation(settings, records)}"
         f"- Tokens seen: {seen}. Ranks: {run['world_size']}.\n"
         f"{_averaging(settings)}\n"
@@ -107,10 +107,21 @@ def _evaluation(settings: TrainingSettings, log: list[dict[str, Any]]) -> str:
     if settings.eval_dataset is None or not losses:
         return ""
     last = losses[-1]
-    return (
-        f"- Evaluation loss, nats a token: {last['eval_loss']:.4f} at step {last['step']:,}; {last['eval_tokens']:,} "
-        f"tokens of `{settings.eval_dataset}`, SHA-256 `{sha256_of(settings.eval_dataset)}`.\n"
+    measured = f"{last['eval_tokens']:,} tokens" if "eval_tokens" in last else f"{last['eval_pairs']:,} pairs"
+    line = (
+        f"- Evaluation loss, {_loss_unit(settings)}: {last['eval_loss']:.4f} at step {last['step']:,}; {measured} "
+        f"of `{settings.eval_dataset}`, SHA-256 `{sha256_of(settings.eval_dataset)}`.\n"
     )
+    if "eval_rewards/accuracies" in last:
+        line += (
+            f"- On these the chosen answer has the higher reward in {last['eval_rewards/accuracies']:.1%} of pairs, "
+            f"by {last['eval_rewards/margins']:.3f} on average.\n"
+        )
+    return line
+
+
+def _loss_unit(settings: TrainingSettings) -> str:
+    return settings.describe_loss() if settings.stage == "dpo" else "nats a token"
 
 
 def _averaging(settings: TrainingSettings) -> str:
@@ -129,6 +140,10 @@ def _limits(settings: TrainingSettings) -> list[str]:
     ]
     if settings.model is None:
         limits.append(f"The licence and the limits of {settings.base_name} still hold.")
+    if settings.stage == "dpo":
+        limits.append(
+            "It was taught what somebody, or some metric, preferred; it may please that metric and no reader."
+        )
     if settings.stage == "pt":
         limits.append("It continues text; it was not taught to follow instructions here.")
     if settings.finetuning_type == "qlora":

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,12 +70,17 @@ class Tokens:
     counts: Counts
 
 
+def pieces_a_record(settings: TrainingSettings) -> int:
+    """Return how many sequences a record is, if it is not cut: of preferences the chosen and the rejected one."""
+    return 2 if settings.stage == "dpo" else 1
+
+
 def tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> Path:
     """Return where the tokens of this data under this tokenizer and these settings stand, or will stand."""
     layout = [settings.cutoff_len, settings.packing != "none", settings.seed]
     parts = [BLOCKS_FORMAT, dataset_sha256, settings.stage, layout]
     parts += [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
-    if settings.stage == "sft":
+    if settings.stage != "pt":
         parts.append(tokenizer.chat_template)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return Path(settings.output_dir) / f"tokens-{digest[:16]}"
@@ -93,9 +98,9 @@ def prepare_tokens(
 
     Any number of processes may do so at once: the first that is done makes the folder, whole.
 
-    Packed, the blocks come in an order drawn with ``settings.seed``; otherwise each piece is a block, in the order of
-    the records. Raises `UserError` for a record without the fields of its stage, for a chat template under which
-    answers cannot be learned, and when nothing is left to learn from.
+    Packed, the blocks come in an order drawn with ``settings.seed``; otherwise each piece is a block, of preferences
+    each pair of pieces, in the order of the records. Raises `UserError` for a record without the fields of its stage,
+    for a chat template under which answers cannot be learned, and when nothing is left to learn from.
     """
     if folder.is_dir():
         return open_tokens(folder)
@@ -103,7 +108,7 @@ def prepare_tokens(
     temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     try:
-        encode = encode_documents if settings.stage == "pt" else encode_conversations
+        encode = {"pt": encode_documents, "sft": encode_conversations, "dpo": encode_pairs}[settings.stage]
         # disable=None: no bar where standard error is no terminal
         records = tqdm(iter_json_array(dataset), "encoding", unit=" records", disable=None)
         counts = _write_tokens(temporary, settings, encode(records, tokenizer, dataset))
@@ -171,9 +176,15 @@ def encode_documents(
 
 
 def encode_conversations(
-    records: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, source: str
+    records: Iterable[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    answers: Sequence[str] = ("output",),
 ) -> Iterator[Encoded]:
-    """Yield every record as a conversation under the chat template; only the answer is learned."""
+    """Yield every record as a conversation under the chat template; only what the assistant says is learned.
+
+    A record with several ``answers`` is as many conversations, one after the other.
+    """
     try:
         end = end_of_turn_id(tokenizer)
     except ChatFormatError as error:
@@ -182,11 +193,14 @@ def encode_conversations(
         for number, record in batch:
             # Either part of the user's turn may be empty, but not both.
             question = [name for name in ("instruction", "input") if record.get(name)] or ["instruction"]
-            for name in (*question, "output"):
+            for name in (*question, *answers):
                 _field(record, name, source, number)
             _check_turns_before(record, source, number)
-        encoded = encode_labelled(tokenizer, [conversation(record) for _, record in batch])
-        for number, _ in batch:
+        answered = [(number, record, name) for number, record in batch for name in answers]
+        encoded = encode_labelled(
+            tokenizer, [conversation({**record, "output": record[n]}) for _, record, n in answered]
+        )
+        for number, _, _ in answered:
             try:
                 ids, labels = (np.array(row, np.int32) for row in next(encoded))
             except ChatFormatError as error:
@@ -200,12 +214,26 @@ def encode_conversations(
             yield ids, learned
 
 
+def encode_pairs(
+    records: Iterable[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, source: str
+) -> Iterator[Encoded]:
+    """Yield every preference pair as two conversations, the chosen one first.
+
+    Learned is the last answer alone, up to the token that ends it, and nothing stands behind that: what a template
+    writes between two turns is no part of an answer.
+    """
+    for ids, learned in encode_conversations(records, tokenizer, source, answers=("chosen", "rejected")):
+        end = int(np.flatnonzero(learned)[-1]) + 1
+        start = int(np.flatnonzero(~learned[:end])[-1]) + 1
+        yield ids[:end], np.arange(end) >= start
+
+
 def _field(record: dict[str, Any], name: str, source: str, number: int) -> str:
     value = record.get(name)
     if not isinstance(value, str) or not value:
         found = f"has {', '.join(record)}" if name not in record else f"is {value!r}"
         way_out = "Run stage 1 again."
-        for stage, field_of_stage in (("pt", "text"), ("sft", "output")):
+        for stage, field_of_stage in (("pt", "text"), ("sft", "output"), ("dpo", "chosen")):
             if name not in record and field_of_stage in record:
                 way_out = f"This looks like a file for stage: {stage}; check `stage` and `dataset`."
         raise UserError(f"{source}, record {number}: expected a text in `{name}`, but it {found}. {way_out}")
@@ -240,33 +268,35 @@ def _numbered_batches(records: Iterable[dict[str, Any]]) -> Iterator[list[tuple[
 
 
 def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[Encoded]) -> Counts:
-    """Write ids, learned and pieces. What is longer than a block is cut for pt, left out for sft."""
+    """Write ids, learned and pieces. What is longer than a block is cut for pt, left out for sft and dpo."""
     cutoff, counts, total = settings.cutoff_len, Counts(), 0
+    of_record = zip(*[encoded] * pieces_a_record(settings), strict=True)
     with (
         open(folder / "ids", "wb") as ids_file,
         open(folder / "learned", "wb") as learned_file,
         open(folder / "pieces", "wb") as pieces_file,
     ):
         pieces_file.write(np.zeros(1, np.int64).tobytes())
-        for number, (ids, learned) in enumerate(encoded, start=1):
-            if len(ids) > cutoff and settings.stage == "sft":
+        for number, sequences in enumerate(of_record, start=1):
+            if settings.stage != "pt" and any(len(ids) > cutoff for ids, _ in sequences):
                 counts.too_long += 1
                 continue
-            if np.count_nonzero(learned) < 2:
+            if any(np.count_nonzero(learned) < 2 for _, learned in sequences):
                 counts.empty += 1
                 counts.empty_numbers = [*counts.empty_numbers, number][:_NAMED]
                 continue
-            starts = np.arange(0, len(ids), cutoff)
-            if len(starts) > 1 and len(ids) - starts[-1] == 1:
-                starts[-1] -= 1  # the end by itself would be a piece with nothing to learn
-            learned[starts] = False
-            ids_file.write(ids.tobytes())
-            learned_file.write(learned.tobytes())
-            pieces_file.write((total + np.append(starts[1:], len(ids))).tobytes())
-            total += len(ids)
+            for ids, learned in sequences:
+                starts = np.arange(0, len(ids), cutoff)
+                if len(starts) > 1 and len(ids) - starts[-1] == 1:
+                    starts[-1] -= 1  # the end by itself would be a piece with nothing to learn
+                learned[starts] = False
+                ids_file.write(ids.tobytes())
+                learned_file.write(learned.tobytes())
+                pieces_file.write((total + np.append(starts[1:], len(ids))).tobytes())
+                total += len(ids)
+                counts.cut += len(starts) > 1
+                counts.learned += int(np.count_nonzero(learned))
             counts.records += 1
-            counts.cut += len(starts) > 1
-            counts.learned += int(np.count_nonzero(learned))
     return counts
 
 
@@ -278,7 +308,7 @@ def _write_blocks(folder: Path, settings: TrainingSettings) -> None:
     pieces = np.fromfile(folder / "pieces", np.int64)
     lengths = pieces[1:] - pieces[:-1]
     if settings.packing == "none":
-        order, blocks = np.arange(len(lengths)), np.arange(len(lengths) + 1)
+        order, blocks = np.arange(len(lengths)), np.arange(0, len(lengths) + 1, pieces_a_record(settings))
     else:
         order, blocks = pack(lengths, settings.cutoff_len, settings.seed)
     (folder / "order").write_bytes(order.tobytes())

@@ -23,7 +23,7 @@ from langadapt.files import check_vouched
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished
 from langadapt.training.costs import checkpoint_size, flops_of_step, peak_flops, peak_of_gpu
-from langadapt.training.data import Tokens, prepare_tokens, tokens_folder
+from langadapt.training.data import Tokens, pieces_a_record, prepare_tokens, tokens_folder
 from langadapt.training.fitting import GIB, Hardware, base_config, fits, gib, reserve, ways_out
 from langadapt.training.kernels import choose_kernels
 from langadapt.training.memory import Memory, fake_model, forecast_memory
@@ -80,6 +80,8 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
     if beginning is not None:
         _say("start", beginning)
     _say("data", _describe_data(settings, tokens))
+    if settings.stage == "dpo":
+        _say("loss", settings.describe_loss())
     _say("batch", _describe_batch(settings, tokens, length, hardware))
     if length is not None:
         _say("steps", f"{length.steps:,}, {length.steps_an_epoch:,} an epoch; {length.tokens:,.0f} tokens in all")
@@ -142,6 +144,11 @@ def _wrapped(settings: TrainingSettings) -> list[str]:
 def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
     if tokens is None:
         return f"{settings.dataset}: not ready; tokens and steps are unknown"
+    if settings.stage == "dpo":
+        return (
+            f"{_counted(tokens.counts.records, 'pair')} of a chosen and a rejected answer, {len(tokens.ids):,} tokens, "
+            f"{tokens.counts.learned:,} of them in answers"
+        )
     return (
         f"{_counted(tokens.counts.records, 'record')}, {len(tokens.ids):,} tokens, "
         f"{_counted(len(tokens.blocks) - 1, 'block')} of up to {settings.cutoff_len:,}, "
@@ -156,8 +163,10 @@ def _describe_batch(
     size, accumulated = keys["per_device_train_batch_size"], keys["gradient_accumulation_steps"]
     blocks = size * accumulated * hardware.ranks
     where = _counted(hardware.ranks, hardware.unit)
-    real = f"{length.tokens / length.steps:,.0f}" if length else f"at most {blocks * settings.cutoff_len:,}"
-    return f"{size} x {accumulated} accumulated x {where} = {_counted(blocks, 'block')}, {real} tokens a step"
+    unit = "pair" if settings.stage == "dpo" else "block"
+    most = blocks * pieces_a_record(settings) * settings.cutoff_len
+    real = f"{length.tokens / length.steps:,.0f}" if length else f"at most {most:,}"
+    return f"{size} x {accumulated} accumulated x {where} = {_counted(blocks, unit)}, {real} tokens a step"
 
 
 def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardware: Hardware) -> list[str]:
@@ -211,7 +220,7 @@ def _say_disk(settings: TrainingSettings, model: Any, total: int, length: Length
 def _table(memory: Memory, hardware: Hardware) -> Iterator[str]:
     phases = (memory.forward_and_backward, memory.optimizer_step)
     yield f"{'GiB a ' + hardware.unit:16}{'forward, backward':>18}{'optimizer step':>16}"
-    names = ("weights", "gradients", "optimizer", "moving average", "activations", "logits", "temporary")
+    names = ("weights", "gradients", "optimizer", "moving average", "reference", "activations", "logits", "temporary")
     for name in names:
         if any(phase.get(name) for phase in phases):
             yield f"{name:16}" + "".join(

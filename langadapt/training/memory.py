@@ -24,8 +24,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
 
 from langadapt.files import read_json_object
+from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.attention import BY_DOCUMENT, attend_within, can_attend_by_document
+from langadapt.training.data import pieces_a_record
 from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
 from langadapt.training.methods import adapt_model, weight_types
 from langadapt.training.sharding import is_sharded, zero_stage
@@ -68,7 +70,7 @@ def fake_model(settings: TrainingSettings, config: PreTrainedConfig, attention: 
         model = AutoModelForCausalLM.from_config(config, dtype=weight_types(settings)[0], trust_remote_code=trust)
         model.name_or_path = settings.base_name
         # Documents that share a row are kept apart by a dense mask, and so is the padding of shorter rows.
-        alone = settings.packing != "isolated" and _keys(settings)["per_device_train_batch_size"] == 1
+        alone = settings.packing != "isolated" and _sequences(settings) == 1
         by_document = attention == BY_DOCUMENT and can_attend_by_document(model)
         masked = not alone and not by_document and not attention.startswith(("flash", "flex"))
         model.set_attn_implementation("eager" if attention == "eager" else "sdpa" if masked else _UNMASKED)
@@ -129,6 +131,8 @@ def forecast_memory(settings: TrainingSettings, model: Any, ranks: int, on_gpu: 
     held["optimizer"] = optimizer
     if not flat and "fused" not in keys["optim"].value and keys["optim"].value == "adamw_torch":
         step["temporary"] = 4 * numbers
+    if settings.stage == "dpo" and not settings.precompute_ref_log_probs and settings.finetuning_type not in ADAPTERS:
+        held["reference"] = step["reference"] = weights
     if settings.ema_decay is not None:
         held["moving average"] = step["moving average"] = 4 * numbers
     return Memory(dict(held), step)
@@ -222,7 +226,7 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
         forward = convert_outputs_to_fp32(torch.autocast("cpu", half)(model.forward))
     mode = next(model.parameters()).fake_mode
     with mode, counted:
-        shape = (keys["per_device_train_batch_size"], settings.cutoff_len)
+        shape = (_sequences(settings), settings.cutoff_len)
         ids, positions = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
         for _ in range(min(2, keys["gradient_accumulation_steps"])):
             into("activations")
@@ -241,6 +245,11 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
 def _keys(settings: TrainingSettings) -> dict[str, Any]:
     """Return the values of TrainingArguments' keys, which are no attributes that a type checker knows."""
     return {name: getattr(settings, name) for name in type(settings).model_fields}
+
+
+def _sequences(settings: TrainingSettings) -> int:
+    """Return how many sequences a rank trains on at a time."""
+    return int(_keys(settings)["per_device_train_batch_size"]) * pieces_a_record(settings)
 
 
 def _quantised(model: Any, settings: TrainingSettings) -> dict[int, torch.Tensor]:

@@ -49,6 +49,10 @@ def check_method(settings: TrainingSettings, sharded: bool) -> None:
             first_new_row(settings)
         if sharded:
             raise UserError("embeddings_trained: new needs whole embeddings on every rank. Use ZeRO stage 2, no FSDP.")
+    if settings.stage == "dpo" and sharded:
+        raise UserError(
+            "stage: dpo measures its reference with whole weights on every rank. Use ZeRO stage 2, no FSDP."
+        )
     if sharded and settings.ema_decay is not None:
         raise UserError("ema_decay needs whole weights on every rank. Use ZeRO stage 2, no FSDP, or leave it out.")
 
@@ -69,7 +73,7 @@ def prepare_model(
     set_attention(model, attention, isolated=settings.packing == "isolated")
     # torch leaves the row of padding without a gradient; here padding is never seen, and often the end of text as well.
     model.get_input_embeddings().padding_idx = None
-    if settings.stage == "sft":
+    if settings.stage != "pt":
         model.generation_config.eos_token_id = stop_token_ids(tokenizer, model.generation_config, chat=True)
     return adapt_model(model, settings)
 

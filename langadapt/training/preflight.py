@@ -25,7 +25,7 @@ _PACKAGED = ("tensorboard", "wandb", "trackio", "mlflow", "swanlab", "clearml", 
 
 
 def check(settings: TrainingSettings, config: str | Path, planned: bool = False) -> PreTrainedTokenizerBase:
-    """Check everything but the data's content, and make output_dir; return the tokenizer, for sft with its template.
+    """Check everything but the data's content, and make output_dir; return the tokenizer, with its template but for pt.
 
     ``config`` is the recipe's file: the files beside it are the recipes of the stages before. ``planned`` says that the
     run will be on another machine's GPUs. Raises `UserError`.
@@ -40,7 +40,7 @@ def check(settings: TrainingSettings, config: str | Path, planned: bool = False)
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
     training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None, ddp_backend=None)
     tokenizer = _open_tokenizer(settings, config)
-    if settings.stage == "sft":
+    if settings.stage != "pt":
         set_chat_template(tokenizer, settings.template)
     _check_sizes(settings, tokenizer)
     probe_folder(settings.output_dir)

@@ -43,8 +43,15 @@ def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingAr
     if keys.get("use_cpu") and "optim" in keys:
         # Paging moves an optimizer's state between a GPU and the CPU's memory, where it is already.
         keys["optim"] = str(keys["optim"].value).removeprefix("paged_")
+    kind: type[TrainingArguments] = TrainingArguments
+    if settings.stage == "dpo":
+        from trl import DPOConfig
+
+        kind = DPOConfig
+        # Its defaults are others. Pairs that are too long are left out before, so that nothing is cut.
+        keys |= settings.preference_keys() | {"max_length": None, "gradient_checkpointing": None}
     try:
-        return TrainingArguments(**keys)
+        return kind(**keys)
     except ValueError as error:
         raise UserError(f"settings: {error}") from None
 
@@ -86,6 +93,11 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
             self._training_loss = ChunkedLoss(self.model, self.args.label_smoothing_factor)
             self._evaluation_loss = ChunkedLoss(self.model)
             self.label_smoother = None  # Trainer's own wants the logits
+
+    def _forget_own_loss(self) -> None:
+        """Leave the loss to the trainer that this one is mixed with."""
+        self.loss_obstacle = None
+        self._training_loss = self._evaluation_loss = contextlib.nullcontext()
 
     # Loss and gradients
 
@@ -168,18 +180,18 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         """
         self.model_wrapped.eval()
         with self._meter.paused():
-            total = self._total_evaluation_loss()
+            metrics = self._measure_evaluation()
+        self._evaluation_was_cut = metrics is None
+        if metrics is not None:
+            self.log(dict(metrics))
         self.model_wrapped.train()
-        self._evaluation_was_cut = total is None
-        if total is None:
+        if metrics is None:
             return {}
-        metrics = {"eval_loss": float(total[0] / total[1]), "eval_tokens": int(total[1])}
-        self.log(dict(metrics))
         self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _total_evaluation_loss(self) -> torch.Tensor | None:
-        """Return [nats, learned tokens] over all ranks; None when asked to stop meanwhile."""
+    def _measure_evaluation(self) -> dict[str, float] | None:
+        """Return the loss over all ranks and the learned tokens that it is a mean of; None when asked to stop."""
         size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
         data = self.eval_dataset
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -197,7 +209,7 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
             total += torch.stack([loss.double(), (batch["labels"][:, 1:] != IGNORE).sum()])
         if ranks > 1:
             distributed.all_reduce(total)
-        return total
+        return {"eval_loss": float(total[0] / total[1]), "eval_tokens": int(total[1])}
 
     # Logging
 
@@ -264,7 +276,12 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
     def _save_rng_state(self, output_dir: str) -> None:
         """Save, beside the random state of this rank, what it has counted since the last log."""
         super()._save_rng_state(output_dir)
-        counters = {
+        text = json.dumps(self._counted())
+        (Path(output_dir) / self._counters_file).write_text(text, encoding="utf-8")
+
+    def _counted(self) -> dict[str, Any]:
+        """Return what this rank has counted since the last log, for `_go_on_counting`."""
+        return {
             "loss": float(self._tr_loss).hex(),
             "meter": self._meter.state(),
             "skipped": [self._skipped, self._skipped_in_a_row, self._skipped_since_log],
@@ -272,23 +289,24 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
             "logged_step": self._globalstep_last_logged,
             "evaluation_was_cut": self._evaluation_was_cut,
         }
-        (Path(output_dir) / self._counters_file).write_text(json.dumps(counters), encoding="utf-8")
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is None:
             return
         path = Path(checkpoint) / self._counters_file
-        if not path.is_file():  # another number of ranks wrote it
-            return
-        counters = read_json_object(path)
+        if path.is_file():  # else another number of ranks wrote it
+            counters = read_json_object(path)
+            self._go_on_counting(counters)
+            if counters["evaluation_was_cut"]:
+                self.evaluate()
+
+    def _go_on_counting(self, counters: dict[str, Any]) -> None:
         self._tr_loss.fill_(float.fromhex(counters["loss"]))
         self._meter.load(counters["meter"])
         self._skipped, self._skipped_in_a_row, self._skipped_since_log = counters["skipped"]
         self._taken_since_log = counters["taken_since_log"]
         self._globalstep_last_logged = counters["logged_step"]
-        if counters["evaluation_was_cut"]:
-            self.evaluate()
 
     @property
     def _counters_file(self) -> str:
