@@ -15,6 +15,7 @@ GROUND["models"] = GROUND["figures"] = GROUND["pages"] = {"errors", "files", "re
 ROOMS: dict[str, set[str]] = {
     room: set(GROUND) for room in ("corpus", "training", "inference", "weights", "quickstart")
 }
+ROOMS["upload"] = {"errors", "files"}
 ROOMS["evaluation"] = {*GROUND, "inference"}
 SCRIPTS = {
     "1_preprocess.py": "corpus",

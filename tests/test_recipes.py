@@ -16,6 +16,7 @@ from langadapt.models.building import BYTES_ONLY, new_config, train_tokenizer
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.inference import InferenceSettings
 from langadapt.recipe.language import PROFILES, Language, load_language
+from langadapt.recipe.pairs import PairSettings
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.settings import Settings, load_settings
 from langadapt.recipe.training import load_training_settings
@@ -27,6 +28,7 @@ STAGES: dict[str, type[Settings]] = {
     "preprocess": PreprocessSettings,
     "evaluate": EvaluationSettings,
     "weights": WeightsSettings,
+    "preferences": PairSettings,
     "inference": InferenceSettings,
 }
 RECIPES = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("languages", "deepspeed"))
@@ -43,7 +45,9 @@ def test_every_shipped_file_is_valid_and_opens_with_its_command(path: Path) -> N
     else:
         load_training_settings(path)
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    assert any(re.search(r"(python \d_|bash \d_|make )", line) for line in comments), "no command at the top"
+    assert any(re.search(r"(python \d_|python -m langadapt|bash \d_|make )", line) for line in comments), (
+        "no command at the top"
+    )
 
 
 @pytest.mark.parametrize("recipe", [r for r in WITH_STAGE_1 if r != FROM_SCRATCH], ids=lambda path: path.name)

@@ -25,7 +25,7 @@ from langadapt.files.containers import Item, iter_lines, iter_records, open_byte
 from langadapt.files.records import Record
 from langadapt.files.suffixes import container_of
 
-HELD_OUT, TRAINING = ("cpt_test", "sft_test"), ("cpt_final", "sft_final")
+KINDS = ("cpt", "sft", "dpo")
 _AT_ONCE = 256  # records
 
 
@@ -60,11 +60,13 @@ def prove_disjoint(
     naming both records if any training record is a twin of a held-out one: nothing of such a dataset must be used.
     """
     name = report["name"]
-    to_compare = sum(report["files"][f"{name}_{part}.json"]["records"] for part in TRAINING) or 1
+    kinds = [kind for kind in KINDS if f"{name}_{kind}_final.json" in report["files"]]
+    training = [f"{kind}_final" for kind in kinds]
+    to_compare = sum(report["files"][f"{name}_{part}.json"]["records"] for part in training) or 1
     index = TwinIndex()
     index.add_all(test_sets)
     held_out = 0
-    for part in HELD_OUT:
+    for part in (f"{kind}_test" for kind in kinds):
         for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
             index.add_all(
                 [
@@ -76,7 +78,7 @@ def prove_disjoint(
             held_out += len(records)
     index.settle()
     compared = 0
-    for part in TRAINING:
+    for part in training:
         for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
             texts = [[*comparable_texts(record, templates), *quoting_texts(record)] for record in records]
             twins = iter(index.find_all([text for some in texts for text in some]))

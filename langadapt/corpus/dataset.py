@@ -36,11 +36,11 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Draw the training sets and write every data file of stage 1 into ``folder``, with ``work`` for what has to wait.
 
-    ``mixtures`` holds the pools of cpt and sft. Returns the report: counts of each draw, what the token limit and the
-    share limits cost, and each file's content.
+    ``mixtures`` holds the pools of cpt, sft and, where the recipe has it, dpo. Returns the report: counts of each draw,
+    what the token limit and the share limits cost, and each file's content.
     """
     filtered = f"filtered_{cutoff_suffix(settings.cutoff_len)}"
-    held_out = {"cpt": draw.cpt_test, "sft": draw.sft_test}
+    held_out = {"cpt": draw.cpt_test, "sft": draw.sft_test, "dpo": draw.dpo_test}
     files: dict[str, Any] = {}
     longer: dict[str, Any] = {}
     cut: dict[str, dict[str, int]] = {}
@@ -54,7 +54,7 @@ def write_dataset(
         longer[f"{kind}_test_{filtered}"] = len(test) - len(short)
 
         spool = Spool(work / f"{kind}_final.jsonl")
-        filters = kind == "sft"  # documents are cut and packed in training
+        filters = kind != "cpt"  # documents are cut and packed in training
         shares = {pool.name: pool.max_share for pool in pools if pool.max_share < 1}
         parts: Parts = {}
         for pool in pools:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from langadapt.corpus.collection import Collection
 from langadapt.corpus.lengths import Cutoff, token_lengths
 from langadapt.corpus.mixing import share_out
-from langadapt.corpus.pools import Pool, check_not_empty, cpt_pools, sft_pools
+from langadapt.corpus.pools import Pool, check_not_empty, cpt_pools, dpo_pools, sft_pools
 from langadapt.corpus.records import Candidate
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
@@ -55,20 +55,24 @@ class Draw:
         size: HeldOutSize,
         measure: Measure,
         test_sets: Sequence[tuple[str, str]] = (),
+        dpo: Sequence[Pool] = (),
     ) -> None:
         self._measure = measure
         self._index = TwinIndex()
         self._index.add_all(test_sets)
         self._elsewhere = {name for name, _ in test_sets}
         self._clusters: set[int] = set()
-        self._held_out: dict[str, set[str]] = {pool.name: set() for pool in (*cpt, *sft)}
+        self._held_out: dict[str, set[str]] = {pool.name: set() for pool in (*cpt, *sft, *dpo)}
         self.cpt_test = self._hold_out([pool for pool in cpt if pool.held_out], size.cpt, size.max_share)
         self.sft_test = self._hold_out(sft, size.sft, size.max_share)
+        self.dpo_test = self._hold_out(dpo, size.dpo, size.max_share)
         self.report: dict[str, Report] = {}
         self.held_out_report = {
             "cpt": {"wanted": size.cpt if cpt else 0, "held out": len(self.cpt_test)},
             "sft": {"wanted": size.sft, "held out": len(self.sft_test)},
         }
+        if dpo:
+            self.held_out_report["dpo"] = {"wanted": size.dpo, "held out": len(self.dpo_test)}
         self._index.settle()
         self._block_twins_of_held_out([pool for pool in sft if pool.translates])
         self._index.settle()
@@ -182,7 +186,7 @@ def draw_sets(
     test_sets: Sequence[tuple[str, str]],
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[Draw, dict[str, list[Pool]], Cutoff]:
-    """Return a recipe's draw, its pools by mixture (cpt and sft), and its cutoff, all lengths by ``tokenizer``.
+    """Return a recipe's draw, its pools by mixture (cpt, sft and dpo), and its cutoff, all lengths by ``tokenizer``.
 
     What is held out depends on the tokenizer only where long pairs are cut. Raises `UserError` where there is nothing
     to draw from.
@@ -190,9 +194,10 @@ def draw_sets(
     cutoff = Cutoff(tokenizer, settings.cutoff_len)
     cpt = cpt_pools(settings, collections)
     sft = sft_pools(settings, collections, templates, cutoff)
-    check_not_empty(cpt, sft)
-    draw = Draw(cpt, sft, settings.test, partial(token_lengths, tokenizer), test_sets)
-    return draw, {"cpt": cpt, "sft": sft}, cutoff
+    dpo = dpo_pools(settings, collections, templates)
+    check_not_empty(cpt, sft, dpo)
+    draw = Draw(cpt, sft, settings.test, partial(token_lengths, tokenizer), test_sets, dpo)
+    return draw, {"cpt": cpt, "sft": sft} | ({"dpo": dpo} if settings.dpo else {}), cutoff
 
 
 def held_out_counts(pools: Sequence[Pool], wanted: int, max_share: float) -> list[int]:

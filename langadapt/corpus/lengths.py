@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from langadapt.corpus.turns import answers_of
 from langadapt.errors import UserError
 from langadapt.files.records import Record
 from langadapt.models import ChatFormatError, conversation, encode_conversation, encode_texts, load_tokenizer
@@ -28,7 +29,10 @@ def open_tokenizer(name: str, template: str | None) -> PreTrainedTokenizerBase:
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record]) -> list[int]:
-    """Return the tokens each record takes: a text behind its prefix token, or a conversation under the template."""
+    """Return the tokens each record takes: a text behind its prefix token, or a conversation under the template.
+
+    A preference takes what the longer of its two conversations does.
+    """
     lengths = [0] * len(records)
     for texts in (True, False):
         mine = [k for k, record in enumerate(records) if (record["task"] == "lm") == texts]
@@ -37,9 +41,11 @@ def token_lengths(tokenizer: PreTrainedTokenizerBase, records: Sequence[Record])
             if texts:
                 ids = encode_texts(tokenizer, [records[k]["text"] for k in some])
             else:
-                ids = encode_conversations(tokenizer, [conversation(records[k]) for k in some])
+                whole = [(k, conversation({**records[k], "output": a})) for k in some for a in answers_of(records[k])]
+                some = [k for k, _ in whole]
+                ids = encode_conversations(tokenizer, [turns for _, turns in whole])
             for k, tokens in zip(some, ids, strict=True):
-                lengths[k] = len(tokens) + texts
+                lengths[k] = max(lengths[k], len(tokens) + texts)
     return lengths
 
 
@@ -89,4 +95,5 @@ def _bytes_of(tokenizer: PreTrainedTokenizerBase, record: Record) -> int:
     """Return the bytes of what is tokenised, and one for the prefix of a text; a control token counts as its name."""
     if record["task"] == "lm":
         return len(record["text"].encode()) + 1
-    return len(render(tokenizer, conversation(record)).encode())
+    whole = (conversation({**record, "output": answer}) for answer in answers_of(record))
+    return max(len(render(tokenizer, turns).encode()) for turns in whole)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from langadapt.recipe.mixtures import Mixture, RecordPart, TextPart
+from langadapt.recipe.mixtures import Mixture, PreferencePart, RecordPart, TextPart
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,9 @@ class Budget:
 
 
 def budgets(
-    mixture: Mixture[TextPart] | Mixture[RecordPart], records: Sequence[int], sizes: Sequence[int]
+    mixture: Mixture[TextPart] | Mixture[RecordPart] | Mixture[PreferencePart],
+    records: Sequence[int],
+    sizes: Sequence[int],
 ) -> list[Budget]:
     """Return the budget of every part of a mixture, by how many records and bytes its source has for it.
 

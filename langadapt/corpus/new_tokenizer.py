@@ -14,6 +14,7 @@ from langadapt.corpus import parts
 from langadapt.corpus.drawing import Draw
 from langadapt.corpus.lengths import open_tokenizer
 from langadapt.corpus.pools import Pool
+from langadapt.corpus.turns import answers_of
 from langadapt.corpus.storing import profiles, source_files
 from langadapt.errors import UserError
 from langadapt.files import read_json_object, sha256_of, staged_folder, write_json
@@ -103,4 +104,7 @@ def _texts(draw: Draw, pool: Pool, most: float, counts: Counter[str]) -> Iterato
 
 
 def _spoken(record: Record) -> list[str]:
-    return [record["text"]] if record["task"] == "lm" else [message["content"] for message in conversation(record)]
+    if record["task"] == "lm":
+        return [record["text"]]
+    first, *others = answers_of(record)
+    return [*(turn["content"] for turn in conversation({**record, "output": first})), *others]

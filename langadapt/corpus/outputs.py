@@ -19,7 +19,8 @@ def output_names(settings: PreprocessSettings) -> list[str]:
     filtered = f"filtered_{cutoff_suffix(settings.cutoff_len)}"
     cpt = ["cpt_final", "cpt_test", f"cpt_test_{filtered}"]
     sft = ["sft_final", f"sft_{filtered}", "sft_test", f"sft_test_{filtered}"]
-    return [*(f"{settings.name}_{part}.json" for part in cpt + sft), *_REPORT]
+    dpo = [part.replace("sft", "dpo", 1) for part in sft] if settings.dpo else []
+    return [*(f"{settings.name}_{part}.json" for part in cpt + sft + dpo), *_REPORT]
 
 
 def check_sources_are_kept(settings: PreprocessSettings, stale: Iterable[str]) -> None:

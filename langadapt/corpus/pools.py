@@ -14,11 +14,11 @@ from langadapt.corpus.cleaning import implausible_lengths
 from langadapt.corpus.collection import Collection, Documents
 from langadapt.corpus.lengths import Cutoff
 from langadapt.corpus.mixing import Budget, budgets
-from langadapt.corpus.records import Candidate, PairReader, read_instructions, read_texts
+from langadapt.corpus.records import Candidate, PairReader, read_instructions, read_preferences, read_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.turns import TURNS
 from langadapt.errors import UserError
-from langadapt.recipe.mixtures import Mixture, Part, RecordPart, TextPart
+from langadapt.recipe.mixtures import DirectedPart, Mixture, Part, PreferencePart, RecordPart, TextPart
 from langadapt.recipe.preprocess import PreprocessSettings
 
 _BATCH = 128  # candidates read together
@@ -107,15 +107,43 @@ def sft_pools(
     return _with_budgets(settings.sft, pools)
 
 
-def check_not_empty(cpt: Sequence[Pool], sft: Sequence[Pool]) -> None:
-    """Raise `UserError` when nothing at all can be drawn for continual pretraining or for fine-tuning."""
+def dpo_pools(settings: PreprocessSettings, collections: Sequence[Collection], templates: Templates) -> list[Pool]:
+    """Return one pool for each part of the preference mixture, in the order of the YAML; none for a recipe without.
+
+    Of records that are the same in all that is said, the mixture has the first.
+    """
+    if settings.dpo is None:
+        return []
+    by_name = {collection.name: collection for collection in collections}
+    parts = settings.dpo.parts
+    sources = [by_name[part.source] for part in parts]
+    usable = [_usable(part, source) for part, source in zip(parts, sources, strict=True)]
+    new = _firsts([source.clusters(TURNS)[some] for source, some in zip(sources, usable, strict=True)])
+    pools = []
+    for part, source, some, first in zip(parts, sources, usable, new, strict=True):
+        documents, label = some[first], f"{part.task} {part.direction}"
+        _note(source, label, len(some), {"duplicate of a record before": int((~first).sum())})
+
+        def read(
+            chosen: Documents, source: Collection = source, documents: Documents = documents, part: Any = part
+        ) -> list[Candidate]:
+            return read_preferences(source, documents[chosen], part, templates)
+
+        pools.append(_pool(settings, part, f"{part.source} {label}", source, documents, [TURNS], read))
+    return _with_budgets(settings.dpo, pools)
+
+
+def check_not_empty(cpt: Sequence[Pool], sft: Sequence[Pool], dpo: Sequence[Pool]) -> None:
+    """Raise `UserError` when nothing at all can be drawn for one of the three kinds of training."""
     if cpt and not any(pool.size for pool in cpt):
         raise UserError("no text for continual pretraining: every line of the sources was dropped. See `sources`.")
     if not any(pool.size for pool in sft):
         raise UserError(f"no record for fine-tuning in any of: {', '.join(pool.name for pool in sft)}. See `sft`.")
+    if dpo and not any(pool.size for pool in dpo):
+        raise UserError(f"no preference pair in any of: {', '.join(pool.name for pool in dpo)}. See `dpo`.")
 
 
-def _usable(part: RecordPart, collection: Collection) -> Documents:
+def _usable(part: DirectedPart, collection: Collection) -> Documents:
     """Return the documents of a part that passed every filter, on both sides of a pair."""
     if collection.directions is not None:
         return np.flatnonzero((collection.directions == part.direction) & collection.usable(TURNS))
@@ -200,6 +228,8 @@ def _pool(
     )
 
 
-def _with_budgets(mixture: Mixture[TextPart] | Mixture[RecordPart], pools: Sequence[Pool]) -> list[Pool]:
+def _with_budgets(
+    mixture: Mixture[TextPart] | Mixture[RecordPart] | Mixture[PreferencePart], pools: Sequence[Pool]
+) -> list[Pool]:
     found = budgets(mixture, [pool.size for pool in pools], [pool.bytes for pool in pools])
     return [replace(pool, budget=budget) for pool, budget in zip(pools, found, strict=True)]

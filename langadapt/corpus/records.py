@@ -14,11 +14,12 @@ from langadapt.corpus.cleaning import unlike_pairs
 from langadapt.corpus.collection import Collection, Documents
 from langadapt.corpus.lengths import Cutoff
 from langadapt.corpus.templates import Templates
+from langadapt.corpus.turns import answers_of
 from langadapt.corpus.twins import RUN
 from langadapt.files.records import Record
 from langadapt.models import user_turn
 from langadapt.recipe import load_language
-from langadapt.recipe.mixtures import RecordPart
+from langadapt.recipe.mixtures import PreferencePart, RecordPart
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.text import units
 from langadapt.text.blocks import TextBlock
@@ -70,6 +71,21 @@ def read_instructions(
         record = {"id": id_, **_labels(part), **row}
         if part.task == "translation":
             record["source_text"] = row["input"] or templates.content(row["instruction"])
+        candidates.append(Candidate(record, comparable_texts(record, templates), quoting_texts(record), clusters))
+    return candidates
+
+
+def read_preferences(
+    collection: Collection, documents: Documents, part: PreferencePart, templates: Templates
+) -> list[Candidate]:
+    """Return some records of a source of preferences."""
+    rows = zip(
+        collection.ids(documents), collection.read_records(documents), collection.all_clusters(documents), strict=True
+    )
+    candidates = []
+    for id_, row, clusters in rows:
+        before: Record = {key: row[key] for key in ("instruction", "input", "system", "history") if key in row}
+        record: Record = {"id": id_, **_labels(part), **before, "chosen": row["output"], "rejected": row["rejected"]}
         candidates.append(Candidate(record, comparable_texts(record, templates), quoting_texts(record), clusters))
     return candidates
 
@@ -154,7 +170,7 @@ def _slices(text: str, pieces: Sequence[str]) -> list[slice]:
     return found
 
 
-def _labels(part: RecordPart) -> dict[str, str]:
+def _labels(part: RecordPart | PreferencePart) -> dict[str, str]:
     asked, answered = part.languages
     return {"source": part.source, "task": part.task, "source_lang": asked, "target_lang": answered}
 
@@ -169,9 +185,10 @@ def comparable_texts(record: Record, templates: Templates) -> list[str]:
         return [record["text"]]
     if record["task"] == "translation":
         return [record["source_text"], record["output"]]
-    turns: list[Any] = [*record.get("history", ()), (user_turn(record), record["output"])]
-    answers = [answer for _, answer in turns if len(units(answer)) >= RUN]
-    return [*(templates.content(asked) for asked, _ in turns), *answers]
+    before: list[Any] = record.get("history", [])
+    questions = [*(asked for asked, _ in before), user_turn(record)]
+    answers = [*(answer for _, answer in before), *answers_of(record)]
+    return [*map(templates.content, questions), *(answer for answer in answers if len(units(answer)) >= RUN)]
 
 
 def quoting_texts(record: Record) -> tuple[str, ...]:
@@ -179,7 +196,7 @@ def quoting_texts(record: Record) -> tuple[str, ...]:
 
     They tell no twins of their own: many records share them. A text pair stands in a prompt of the recipe's.
     """
-    prompt = user_turn(record) if record["task"] == "instruction" else ""
+    prompt = user_turn(record) if record["task"] in ("instruction", "preference") else ""
     return tuple(text for text in (prompt, record.get("system")) if text)
 
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 TURNS = "turns"  # the name of their column, where columns of texts have a language code
+
+
+def answers_of(record: Mapping[str, Any]) -> list[str]:
+    """Return the answers of a written record to its last question: of a preference the chosen and the rejected one."""
+    keys = ("chosen", "rejected") if record["task"] == "preference" else ("output",)
+    return [record[key] for key in keys]
 
 
 def spoken_in(record: str) -> str:

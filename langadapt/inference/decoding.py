@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]  # of logits, (rows, vocabulary), and their prompts
 Ended = Callable[[list[int]], bool]  # says of the new tokens of a row whether they are complete
 
 # For `rounding_margin`: so many prompts are compared at so many tokens, and the largest difference is taken so often.
@@ -96,11 +97,12 @@ def decode_greedily(
     limits: Sequence[int],
     ended: Ended,
     margin: float | None = None,
+    choose: Choose | None = None,
 ) -> list[list[int] | None]:
     """Return the new tokens of each prompt, up to its limit or where ``ended`` says so, the last token included.
 
     A row that has ended leaves the batch. With a ``margin``, so does one whose likeliest token was ahead of the second
-    by no more than that: its tokens are None.
+    by no more than that: its tokens are None. ``choose`` takes another token than the likeliest.
     """
     rows = Rows(model, prompts)
     new: list[list[int]] = [[] for _ in prompts]
@@ -108,7 +110,7 @@ def decode_greedily(
     left = list(range(len(prompts)))  # the prompt that each row belongs to
     while True:
         logits = rows.logits()
-        tokens = logits.argmax(-1)
+        tokens = logits.argmax(-1) if choose is None else choose(logits, left)
         close = [False] * len(left)
         if margin is not None:
             best = logits.topk(2).values
@@ -126,6 +128,32 @@ def decode_greedily(
         if len(kept) < len(left):
             rows.keep(kept)
             left = [left[place] for place in kept]
+
+
+def sampler(seeds: Sequence[int], limits: Sequence[int], temperature: float, top_p: float) -> Choose:
+    """Return a choice of tokens at random, for `decode_greedily` to make once a step; a prompt draws by its own seed.
+
+    So an answer does not depend on which prompts share its batch, but for rounding. Drawn is from the likeliest tokens
+    that together hold ``top_p`` of the probability (Holtzman et al. 2020), after the logits are divided by
+    ``temperature``.
+    """
+    draws = [
+        torch.rand(limit, generator=torch.Generator().manual_seed(seed)).tolist()
+        for seed, limit in zip(seeds, limits, strict=True)
+    ]
+    taken = [0] * len(draws)
+
+    def choose(logits: torch.Tensor, prompts: Sequence[int]) -> torch.Tensor:
+        points = torch.tensor([draws[index][taken[index]] for index in prompts], device=logits.device)
+        for index in prompts:
+            taken[index] += 1
+        ordered, tokens = (logits.float() / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        below = ordered.cumsum(-1)
+        held = ordered * (below - ordered < top_p)  # the likeliest is always among them
+        reached = held.cumsum(-1) > points[:, None] * held.sum(-1, keepdim=True)
+        return tokens.gather(-1, reached.int().argmax(-1, keepdim=True))[:, 0]
+
+    return choose
 
 
 def rounding_margin(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> float:

@@ -18,6 +18,7 @@ from langadapt.inference.decoding import (
     decode_greedily,
     decode_with_transformers,
     rounding_margin,
+    sampler,
 )
 
 
@@ -72,22 +73,25 @@ def generate_batched(
     stop_text: str | None = None,
     strict: bool = False,
     counts: Counter[str] | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seeds: Sequence[int] = (),
 ) -> Iterator[tuple[int, Generation]]:
     """Yield ``(index of the prompt, its Generation)`` as batches finish, the longest first.
 
     Decoding is greedy, or beam search with ``num_beams`` > 1, whatever sampling the model's own generation config asks
-    for. A prompt is a list of token ids; it generates until one of ``stop_ids``, until its text holds ``stop_text``,
-    or for its own number of ``max_new_tokens``. Prompts of like length share a batch, padded on the left, as many as
-    fit in ``token_budget`` = sequences x (longest prompt + longest ``max_new_tokens``), and never fewer than one; one
-    that has ended leaves its batch. When the GPU's memory does not hold a batch, that batch and those after it are
-    halved.
+    for. With a ``temperature`` above 0 tokens are drawn, as `sampler` says, by one of ``seeds`` for each prompt. A
+    prompt is a list of token ids; it generates until one of ``stop_ids``, until its text holds ``stop_text``, or for
+    its own number of ``max_new_tokens``. Prompts of like length share a batch, padded on the left, as many as fit in
+    ``token_budget`` = sequences x (longest prompt + longest ``max_new_tokens``), and never fewer than one; one that has
+    ended leaves its batch. When the GPU's memory does not hold a batch, that batch and those after it are halved.
 
     ``strict`` gives the text that the prompt has in a batch of its own, whatever the budget: prompts with a token that
     was ahead of the next likeliest by no more than a rounding error are generated again, alone, at the end.
 
     ``counts``, where given, is added to: ``batches``, ``halved``, and ``alone`` for prompts of the kind just told.
     Raises `UserError` when the memory does not hold even one prompt, and for ``strict`` with anything but a decoder in
-    float32 without beams; `ValueError` for an empty prompt.
+    float32 without beams, and for sampling with anything but a decoder; `ValueError` for an empty prompt.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
     if len(limits) != len(prompts):
@@ -99,6 +103,9 @@ def generate_batched(
     greedy = num_beams == 1 and can_decode_greedily(model)
     if strict and not (greedy and model.dtype == torch.float32):
         raise UserError("strict: only for decoder models in float32 and num_beams=1. Set those, or strict=false.")
+
+    if temperature and not (greedy and len(seeds) == len(prompts) and not strict):
+        raise UserError("sampling: only for decoder models, without beams and strict, and with a seed for each prompt.")
 
     # The longest first, so that a budget too large for the memory shows at once.
     waiting = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]) + limits[index], index), reverse=True)
@@ -114,7 +121,8 @@ def generate_batched(
             if greedy:
                 if strict and len(batch) > 1 and margin is None:
                     margin = rounding_margin(model, [prompts[index] for index in waiting])
-                rows = decode_greedily(model, asked, room, stop.ended, margin if len(batch) > 1 else None)
+                choose = sampler([seeds[i] for i in batch], room, temperature, top_p) if temperature else None
+                rows = decode_greedily(model, asked, room, stop.ended, margin if len(batch) > 1 else None, choose)
             else:
                 rows = decode_with_transformers(model, asked, room, stop.ended, stop_ids, num_beams)
         except torch.OutOfMemoryError:

@@ -28,12 +28,13 @@ def generate_missing(
     stop_text: str | None = None,
     title: str,
     counts: Counter[str] | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Return the value of each key, in order; what ``results`` does not hold is generated and added to it.
 
     ``generate`` is `generate_batched` of a model, or does as it does. ``to_value`` makes a value of the prompt's index
     and its `Generation`. Of several processes each generates its share, and all return everything. To ``counts`` is
-    added how many were there (``resumed``).
+    added how many were there (``resumed``). ``seeds``, one a prompt, are handed to a ``generate`` that draws.
     """
     ranks = results.ranks
     waiting = [place for place, key in enumerate(keys) if key not in results.done]
@@ -46,6 +47,7 @@ def generate_missing(
         stop_ids=stop_ids,
         max_new_tokens=[max_new_tokens[place] for place in mine],
         stop_text=stop_text,
+        **({} if seeds is None else {"seeds": [seeds[place] for place in mine]}),
     )
     quiet = True if ranks.rank else None  # None: where no one watches
     for index, generation in tqdm(generations, total=len(mine), desc=title, unit="record", disable=quiet):

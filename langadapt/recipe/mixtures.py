@@ -45,10 +45,9 @@ class TextPart(Part):
     )
 
 
-class RecordPart(Part):
-    """Questions and answers, or translations, to fine-tune on."""
+class DirectedPart(Part):
+    """Records that are asked in one language and answered in one."""
 
-    task: Literal["instruction", "translation"] = Field(description="what the records are")
     direction: Direction = Field(description="language asked in - language answered in, e.g. zh-bo or bo-bo")
 
     @property
@@ -58,7 +57,22 @@ class RecordPart(Part):
         return source, target
 
 
-PartKind = TypeVar("PartKind", TextPart, RecordPart)
+class RecordPart(DirectedPart):
+    """Questions and answers, or translations, to fine-tune on."""
+
+    task: Literal["instruction", "translation"] = Field(description="what the records are")
+
+
+class PreferencePart(DirectedPart):
+    """Questions, each with an answer that is preferred to another."""
+
+    @property
+    def task(self) -> Literal["preference"]:
+        """What the records are."""
+        return "preference"
+
+
+PartKind = TypeVar("PartKind", TextPart, RecordPart, PreferencePart)
 
 
 class Mixture(Settings, Generic[PartKind]):

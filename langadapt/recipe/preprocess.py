@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from langadapt.recipe.cleaning import CleaningSettings, DeduplicationSettings
 from langadapt.recipe.language import Direction
-from langadapt.recipe.mixtures import Mixture, RecordPart, TextPart
+from langadapt.recipe.mixtures import Mixture, PreferencePart, RecordPart, TextPart
 from langadapt.recipe.settings import Settings
 from langadapt.recipe.sources import InstructionsSource, PreferencesSource, Source, languages_of
 
@@ -25,6 +25,7 @@ class HeldOutSize(Settings):
 
     cpt: int = Field(default=1000, description="held-out texts", gt=0)
     sft: int = Field(default=500, description="held-out fine-tuning records, over all parts in proportion", gt=0)
+    dpo: int = Field(default=200, description="held-out preference pairs, over all parts in proportion", gt=0)
     max_share: float = Field(default=0.05, description="never more than this share of what there is", gt=0, lt=1)
 
 
@@ -88,6 +89,9 @@ class PreprocessSettings(Settings):
         description="the texts of continual pretraining; null: none, and its files are empty"
     )
     sft: Mixture[RecordPart] = Field(description="the records of fine-tuning")
+    dpo: Mixture[PreferencePart] | None = Field(
+        None, description="the preference pairs of preference optimisation; null: none, and no files of them"
+    )
     split_long_pairs: bool = Field(
         True, description="cut text pairs longer than cutoff_len into aligned segments where that can be done surely"
     )
@@ -119,8 +123,13 @@ class PreprocessSettings(Settings):
             for name in self.sources
             if not re.fullmatch(_NAME, name)
         ]
-        problems += [*self._problems_of_cpt(), *self._problems_of_sft(), *self._problems_of_download()]
-        problems += self._problems_of_tokenizer()
+        problems += [
+            *self._problems_of_cpt(),
+            *self._problems_of_sft(),
+            *self._problems_of_dpo(),
+            *self._problems_of_download(),
+            *self._problems_of_tokenizer(),
+        ]
         named = Counter([self.tokenizer_source, *self.tokenizer_report])
         problems += [
             f"tokenizer_report names {name!r} once more; the recipe's own tokenizer is always in the report"
@@ -175,6 +184,19 @@ class PreprocessSettings(Settings):
                     yield f"sft.parts.{index}: {part.direction} is no translation; name two languages"
                 elif not self.prompts.get(part.direction):
                     yield f"sft.parts.{index}: no prompts for {part.direction}; add them under `prompts`"
+
+    def _problems_of_dpo(self) -> Iterator[str]:
+        seen: set[tuple[str, str]] = set()
+        for index, part in enumerate(self.dpo.parts if self.dpo else ()):
+            if (part.source, part.direction) in seen:
+                yield f"dpo.parts.{index} is {part.source} {part.direction} once more; add up their counts"
+            seen.add((part.source, part.direction))
+            if (source := self.sources.get(part.source)) is None:
+                yield self._no_source(f"dpo.parts.{index}", part.source)
+            elif not isinstance(source, PreferencesSource):
+                yield f"dpo.parts.{index}: the layout of {part.source!r} is {source.layout}, not preferences"
+            elif missing := set(part.languages) - set(source.languages):
+                yield f"dpo.parts.{index}: the source {part.source!r} has no {', '.join(sorted(missing))}"
 
     def _problems_of_tokenizer(self) -> Iterator[str]:
         if (self.tokenizer is None) == (self.new_tokenizer is None):
