@@ -303,7 +303,8 @@ def test_going_on_from_an_earlier_checkpoint_does_not_mix_two_attempts(
 def test_an_evaluation_loss_that_is_no_number_is_logged_as_none(
     tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AdaptationTrainer, "_total_evaluation_loss", lambda _: torch.tensor([math.nan, 5.0]))
+    measured = {"eval_loss": math.nan, "eval_tokens": 5}
+    monkeypatch.setattr(AdaptationTrainer, "_measure_evaluation", lambda _: measured)
     options = {"eval_strategy": "steps", "eval_steps": 4, "eval_dataset": str(data / "cpt.json")}
     output = train(recipe("pt", tiny_model, data, tmp_path / "run", **options))
     assert [record["eval_loss"] for record in read_log(output) if "eval_loss" in record] == [None, None]
