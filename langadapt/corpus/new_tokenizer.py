@@ -14,8 +14,8 @@ from langadapt.corpus import parts
 from langadapt.corpus.drawing import Draw
 from langadapt.corpus.lengths import open_tokenizer
 from langadapt.corpus.pools import Pool
-from langadapt.corpus.turns import answers_of
 from langadapt.corpus.storing import profiles, source_files
+from langadapt.corpus.turns import answers_of
 from langadapt.errors import UserError
 from langadapt.files import read_json_object, sha256_of, staged_folder, write_json
 from langadapt.files.records import Record
