@@ -16,7 +16,7 @@ from typing import Any
 
 from langadapt.corpus.progress import Advance, Progress
 from langadapt.corpus.reading import Bad, convert_script
-from langadapt.corpus.records import comparable_texts, quoting_texts
+from langadapt.corpus.records import comparable_texts, document_of, quoting_texts
 from langadapt.corpus.templates import Templates
 from langadapt.corpus.twins import TwinIndex
 from langadapt.errors import UserError, run_command
@@ -25,7 +25,7 @@ from langadapt.files.containers import Item, iter_lines, iter_records, open_byte
 from langadapt.files.records import Record
 from langadapt.files.suffixes import container_of
 
-KINDS = ("cpt", "sft", "dpo")
+KINDS, VALIDATION = ("cpt", "sft", "dpo"), "sft_valid"
 _AT_ONCE = 256  # records
 
 
@@ -56,47 +56,67 @@ def prove_disjoint(
 ) -> dict[str, Any]:
     """Read the written files and look for held-out text, and that of other test sets, in the training files.
 
-    Of the data report only the name and the counts of records are used. Returns what was compared. Raises `UserError`
-    naming both records if any training record is a twin of a held-out one: nothing of such a dataset must be used.
+    Validation records are compared with the test sets, and training records with both. Of the data report only the name
+    and the counts of records are used. Returns what was compared. Raises `UserError` naming both records if one is a
+    twin of the other, or of the same document: nothing of such a dataset must be used.
     """
-    name = report["name"]
-    kinds = [kind for kind in KINDS if f"{name}_{kind}_final.json" in report["files"]]
-    training = [f"{kind}_final" for kind in kinds]
-    to_compare = sum(report["files"][f"{name}_{part}.json"]["records"] for part in training) or 1
-    index = TwinIndex()
-    index.add_all(test_sets)
-    held_out = 0
-    for part in (f"{kind}_test" for kind in kinds):
-        for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
-            index.add_all(
-                [
-                    (f"{record['id']} of {part}", text)
-                    for record in records
-                    for text in comparable_texts(record, templates)
-                ]
-            )
-            held_out += len(records)
-    index.settle()
-    compared = 0
+    kinds = [kind for kind in KINDS if f"{report['name']}_{kind}_final.json" in report["files"]]
+    tests, training = [f"{kind}_test" for kind in kinds], [f"{kind}_final" for kind in kinds]
+    files = {part: f"{report['name']}_{part}.json" for part in (*tests, VALIDATION, *training)}
+    records = {part: report["files"][file]["records"] for part, file in files.items() if file in report["files"]}
+    to_compare = sum(records[part] for part in training) or 1
+    held_out = _HeldOut(templates)
+    held_out.index.add_all(test_sets)
+    for part in tests:
+        held_out.add(folder / files[part], part)
+    proof = {"held-out records": sum(records[part] for part in tests), "texts of other test sets": len(test_sets)}
+    if VALIDATION in records:
+        for _ in held_out.compare(folder / files[VALIDATION], VALIDATION):
+            pass
+        held_out.add(folder / files[VALIDATION], VALIDATION)
+        proof["validation records, compared with them"] = records[VALIDATION]
     for part in training:
-        for records in _batched(iter_json_array(folder / f"{name}_{part}.json")):
-            texts = [[*comparable_texts(record, templates), *quoting_texts(record)] for record in records]
-            twins = iter(index.find_all([text for some in texts for text in some]))
-            for record, some in zip(records, texts, strict=True):
-                found = [twin for twin in itertools.islice(twins, len(some)) if twin is not None]
-                if found:
-                    raise UserError(
-                        f"leak: record {record['id']} of {part} is a twin of {found[0]}. Do not use this data set. Run "
-                        "stage 1 again; if it ends here too, please report it with the settings and both records."
-                    )
-            compared += len(records)
-            advance(len(records) / to_compare)
-    return {
-        "held-out records": held_out,
-        "texts of other test sets": len(test_sets),
-        "training records compared with them": compared,
+        for compared in held_out.compare(folder / files[part], part):
+            advance(compared / to_compare)
+    return proof | {
+        "training records compared with them": sum(records[part] for part in training),
         "twins found": 0,
     }
+
+
+class _HeldOut:
+    """What is held out so far, and who holds it: texts, and the documents that they are of."""
+
+    def __init__(self, templates: Templates) -> None:
+        self.index = TwinIndex()
+        self._templates = templates
+        self._documents: dict[tuple[str, str], str] = {}
+
+    def add(self, path: Path, part: str) -> None:
+        for records in _batched(iter_json_array(path)):
+            owned = [(f"{record['id']} of {part}", record) for record in records]
+            self.index.add_all(
+                [(owner, text) for owner, record in owned for text in comparable_texts(record, self._templates)]
+            )
+            self._documents |= {document: owner for owner, record in owned if (document := document_of(record))}
+        self.index.settle()
+
+    def compare(self, path: Path, part: str) -> Iterator[int]:
+        """Yield how many records were compared now; raise `UserError` for one that shares text or a document."""
+        for records in _batched(iter_json_array(path)):
+            texts = [[*comparable_texts(record, self._templates), *quoting_texts(record)] for record in records]
+            twins = iter(self.index.find_all([text for some in texts for text in some]))
+            for record, some in zip(records, texts, strict=True):
+                found = [twin for twin in itertools.islice(twins, len(some)) if twin is not None]
+                document = document_of(record)
+                owner = self._documents.get(document) if document else None
+                if found or owner:
+                    alike = f"is a twin of {found[0]}" if found else f"is of the document of {owner}"
+                    raise UserError(
+                        f"leak: record {record['id']} of {part} {alike}. Do not use this data set. Run "
+                        "stage 1 again; if it ends here too, please report it with the settings and both records."
+                    )
+            yield len(records)
 
 
 def read_test_sets(files: Sequence[str | Path], conversions: Iterable[str] = ()) -> list[tuple[str, str]]:

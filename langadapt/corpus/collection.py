@@ -58,6 +58,7 @@ class Collection:
     numbers: NDArray[np.int64]
     report: dict[str, Any]
     directions: NDArray[np.str_] | None = None  # of instructions; None for a source of texts
+    named: NDArray[np.str_] | None = None  # what each record's document is called, "" for none; None: no record says
 
     @property
     def size(self) -> int:
@@ -92,6 +93,19 @@ class Collection:
         """Return the clusters of all texts of some documents."""
         columns = [self.clusters(code)[documents].tolist() for code in self.columns]
         return [tuple(cluster for cluster in row if cluster >= 0) for row in zip(*columns, strict=True)]
+
+    def groups(self) -> NDArray[np.int64] | None:
+        """Return a number for every record that those of one named document share; None where no record names one."""
+        if self.named is None:
+            return None
+        numbers: NDArray[np.int64] = np.unique(self.named, return_inverse=True)[1]
+        return np.where(self.named == "", len(self.named) + np.arange(len(self.named)), numbers)
+
+    def labels(self, documents: Documents) -> list[dict[str, str]]:
+        """Return what the records of some documents say of where they are from: ``{"document": name}``, or nothing."""
+        if self.named is None:
+            return [{} for _ in documents]
+        return [{"document": name} if name else {} for name in self.named[documents].tolist()]
 
     def ids(self, documents: Documents) -> list[str]:
         """Return the ids of some documents: source and line; before the line its language, where that is no pivot's."""

@@ -40,26 +40,29 @@ def write_dataset(
     what the token limit and the share limits cost, and each file's content.
     """
     filtered = f"filtered_{cutoff_suffix(settings.cutoff_len)}"
-    held_out = {"cpt": draw.cpt_test, "sft": draw.sft_test, "dpo": draw.dpo_test}
+    held_out = {"cpt": {"test": draw.cpt_test}, "sft": {"test": draw.sft_test}, "dpo": {"test": draw.dpo_test}}
+    if settings.validation is not None:
+        held_out["sft"]["valid"] = draw.sft_valid
     files: dict[str, Any] = {}
     longer: dict[str, Any] = {}
     cut: dict[str, dict[str, int]] = {}
     whole = sum(pool.expected_bytes for pools in mixtures.values() for pool in pools) or 1
     for kind, pools in mixtures.items():
-        tests = Spool(work / f"{kind}_test.jsonl")
-        test = tests.add(held_out[kind], cutoff)
-        short = tests.short(test)
-        files |= tests.write(folder / f"{settings.name}_{kind}_test.json", test)
-        files |= tests.write(folder / f"{settings.name}_{kind}_test_{filtered}.json", short)
-        longer[f"{kind}_test_{filtered}"] = len(test) - len(short)
+        for use, records in held_out[kind].items():
+            waiting = Spool(work / f"{kind}_{use}.jsonl")
+            numbers = waiting.add(records, cutoff)
+            short = waiting.short(numbers)
+            files |= waiting.write(folder / f"{settings.name}_{kind}_{use}.json", numbers)
+            files |= waiting.write(folder / f"{settings.name}_{kind}_{use}_{filtered}.json", short)
+            longer[f"{kind}_{use}_{filtered}"] = len(numbers) - len(short)
 
         spool = Spool(work / f"{kind}_final.jsonl")
         filters = kind != "cpt"  # documents are cut and packed in training
         shares = {pool.name: pool.max_share for pool in pools if pool.max_share < 1}
         parts: Parts = {}
         for pool in pools:
-            records = _reported(draw.training(pool), advance, pool.expected_bytes / whole / max(1, pool.budget.amount))
-            parts[pool.name] = spool.add(records, cutoff if filters else None)
+            training = _reported(draw.training(pool), advance, pool.expected_bytes / whole / max(1, pool.budget.amount))
+            parts[pool.name] = spool.add(training, cutoff if filters else None)
         cut[f"{kind}_final"] = cut_to_share(parts, shares)
         files |= spool.write(folder / f"{settings.name}_{kind}_final.json", _shuffled(parts, settings.seed))
         if filters:
@@ -69,7 +72,8 @@ def write_dataset(
             cut[f"{kind}_{filtered}"] = cut_to_share(fitting, shares)
             files |= spool.write(folder / f"{settings.name}_{kind}_{filtered}.json", _shuffled(fitting, settings.seed))
         for name, file in files.items():
-            if pools and kind in name and "test" not in name and not file["records"]:
+            use = name.removeprefix(f"{settings.name}_{kind}_")
+            if pools and use != name and not use.startswith(("test", "valid")) and not file["records"]:
                 raise UserError(
                     f"no record is left for {name}. See `cutoff_len`={settings.cutoff_len}, the max_share of the parts "
                     "and what the filters dropped."

@@ -20,7 +20,8 @@ def output_names(settings: PreprocessSettings) -> list[str]:
     cpt = ["cpt_final", "cpt_test", f"cpt_test_{filtered}"]
     sft = ["sft_final", f"sft_{filtered}", "sft_test", f"sft_test_{filtered}"]
     dpo = [part.replace("sft", "dpo", 1) for part in sft] if settings.dpo else []
-    return [*(f"{settings.name}_{part}.json" for part in cpt + sft + dpo), *_REPORT]
+    valid = ["sft_valid", f"sft_valid_{filtered}"] if settings.validation is not None else []
+    return [*(f"{settings.name}_{part}.json" for part in cpt + sft + valid + dpo), *_REPORT]
 
 
 def check_sources_are_kept(settings: PreprocessSettings, stale: Iterable[str]) -> None:

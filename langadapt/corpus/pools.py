@@ -39,6 +39,7 @@ class Pool:
     translates: bool = False  # its records are text pairs
     held_out: bool = True  # held-out records may come from it
     budget: Budget = _NOTHING
+    groups: NDArray[np.int64] | None = None  # of each document: those of one number are of one larger document
 
     @property
     def expected_bytes(self) -> float:
@@ -46,10 +47,16 @@ class Pool:
         share = 1.0 if self.budget.unit == "tokens" else min(1.0, self.budget.amount / max(1, self.size))
         return self.bytes * share
 
-    def batches(self) -> Iterator[list[Candidate]]:
-        """Yield every candidate, some at a time, in an order that only the seed and the pool's name decide."""
+    def batches(self, grouped: bool = False) -> Iterator[list[Candidate]]:
+        """Yield every candidate, some at a time, in an order that only the seed and the pool's name decide.
+
+        ``grouped``: group after group, in an order that all pools of a source share.
+        """
         generator = np.random.default_rng([self.seed, zlib.crc32(self.name.encode())])
         order = generator.permutation(self.size)
+        if grouped and self.groups is not None and self.size:
+            ranks = np.random.default_rng(self.seed).permutation(int(self.groups.max()) + 1)
+            order = order[np.argsort(ranks[self.groups[order]], kind="stable")]
         return (self.read(order[start : start + _BATCH]) for start in range(0, self.size, _BATCH))
 
 
@@ -216,6 +223,7 @@ def _pool(
     codes: Sequence[str],
     read: Callable[[Documents], list[Candidate]],
 ) -> Pool:
+    groups = collection.groups()
     return Pool(
         name,
         len(documents),
@@ -225,6 +233,7 @@ def _pool(
         part.repeats,
         part.max_share,
         translates=isinstance(part, RecordPart) and part.task == "translation",
+        groups=None if groups is None else groups[documents],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,13 @@ class Candidate:
 
 def read_texts(collection: Collection, documents: Documents, code: str) -> list[Candidate]:
     """Return the texts of some documents in one language."""
-    rows = zip(collection.ids(documents), collection.read(documents), collection.all_clusters(documents), strict=True)
+    rows = zip(
+        collection.ids(documents),
+        collection.read(documents),
+        collection.all_clusters(documents),
+        collection.labels(documents),
+        strict=True,
+    )
     return [
         Candidate(
             {
@@ -50,12 +56,13 @@ def read_texts(collection: Collection, documents: Documents, code: str) -> list[
                 "source": collection.name,
                 "task": "lm",
                 "language": code,
+                **labels,
                 "text": texts[code],
             },
             list(texts.values()),
             clusters=clusters,
         )
-        for id_, texts, clusters in rows
+        for id_, texts, clusters, labels in rows
     ]
 
 
@@ -110,9 +117,12 @@ class PairReader:
         collection = self._collection
         ids = [f"{id_}:{self._part.direction}" for id_ in collection.ids(documents)]
         texts = collection.read(documents)
+        rows = zip(ids, texts, collection.all_clusters(documents), collection.labels(documents), strict=True)
         candidates = [
-            Candidate(self._record(id_, own[self._asked], own[self._answered]), list(own.values()), clusters=clusters)
-            for id_, own, clusters in zip(ids, texts, collection.all_clusters(documents), strict=True)
+            Candidate(
+                self._record(id_, own[self._asked], own[self._answered], labels), list(own.values()), clusters=clusters
+            )
+            for id_, own, clusters, labels in rows
         ]
         if self._settings.split_long_pairs:
             lengths = self._cutoff.excess([candidate.record for candidate in candidates])
@@ -131,11 +141,12 @@ class PairReader:
             pairs = split_pair(source, target, *self._languages, longest)
             sides = _slices(source, [pair[0] for pair in pairs]), _slices(target, [pair[1] for pair in pairs])
             self._segments[candidate.record["id"]] = list(zip(*sides, strict=True))
+        labels = {key: candidate.record[key] for key in ("document",) if key in candidate.record}
         segments = [(source[here], target[there]) for here, there in self._segments[candidate.record["id"]]]
         return [
             replace(
                 candidate,
-                record=self._record(f"{candidate.record['id']}/{number}", *segment),
+                record=self._record(f"{candidate.record['id']}/{number}", *segment, labels),
                 texts=list(segment),
                 segment=number - 1,
             )
@@ -147,12 +158,13 @@ class PairReader:
         problems = unlike_pairs(source, target, self._settings.cleaning)
         return [replace(candidate, problem=problem) for candidate, problem in zip(candidates, problems, strict=True)]
 
-    def _record(self, record_id: str, source: str, target: str) -> Record:
+    def _record(self, record_id: str, source: str, target: str, labels: Mapping[str, str]) -> Record:
         prompts = self._settings.prompts[self._part.direction]
         prompt = prompts[zlib.crc32(f"{self._settings.seed}:{record_id}".encode()) % len(prompts)]
         return {
             "id": record_id,
             **_labels(self._part),
+            **labels,
             "instruction": prompt.replace("{text}", source),
             "input": "",
             "output": target,
@@ -189,6 +201,11 @@ def comparable_texts(record: Record, templates: Templates) -> list[str]:
     questions = [*(asked for asked, _ in before), user_turn(record)]
     answers = [*(answer for _, answer in before), *answers_of(record)]
     return [*map(templates.content, questions), *(answer for answer in answers if len(units(answer)) >= RUN)]
+
+
+def document_of(record: Record) -> tuple[str, str] | None:
+    """Return the source of a written record and the document there that it is of, if the source names documents."""
+    return (record["source"], record["document"]) if "document" in record else None
 
 
 def quoting_texts(record: Record) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ _DRAW_COLUMNS = (
     "from cut pairs",
     "held out",
     "twins",
+    "documents",
     "test sets",
     "unlike pairs",
     "drawn",

@@ -133,7 +133,7 @@ def _collect(
     paired: tuple[dict[str, Documents], dict[str, Any]] | None,
 ) -> Collection:
     report: dict[str, Any] = {}
-    directions = None
+    directions = documents = None
     if source.counts:
         counts = parts.load(source.counts)
         if revision := json.loads(str(counts["revision"])):
@@ -149,6 +149,9 @@ def _collect(
         if TURNS in scanned:
             directions = counts["directions"]
             report["by direction"] = dict(sorted(Counter(directions.tolist()).items()))
+        elif counts["documents"].any():
+            documents = counts["documents"]
+            report["named documents"] = len(np.unique(documents[documents != ""]))
     else:
         assert isinstance(source.source, LinesSource)
         lengths = report["lines"] = {code: len(column.column) for code, column in scanned.items()}
@@ -160,7 +163,7 @@ def _collect(
         numbers = _line_numbers(rows)
     report["documents"] = len(numbers)
     report["texts"] = {code: _flow(column) for code, column in scanned.items()}
-    return Collection(name, scanned, rows, numbers, report, directions)
+    return Collection(name, scanned, rows, numbers, report, directions, documents)
 
 
 def _pair_all(

@@ -126,6 +126,7 @@ def _store_records(
     source, revision = _pinned(source, data_dir)
     numbers: list[int] = []
     directions: list[str] = []
+    documents: list[str] = []
     dropped: dict[str, list[Any]] = {}
     bad: list[Bad] = []
     seen = bad_count = 0
@@ -149,6 +150,8 @@ def _store_records(
                 numbers.append(row.number)
                 if isinstance(row, TurnRow):
                     directions.append(f"{row.source_lang}-{row.target_lang}")
+                else:
+                    documents.append(row.document or "")
                 yield row.texts if isinstance(row, TextRow) else {TURNS: json.dumps(row.record, ensure_ascii=False)}
 
     write_columns(targets, kept())
@@ -156,6 +159,7 @@ def _store_records(
         "records": np.array(seen),
         "numbers": np.array(numbers, np.int64),
         "directions": np.array(directions, np.str_),
+        "documents": np.array(documents, np.str_),
         "dropped": np.array(json.dumps(dropped, ensure_ascii=False)),
         "bad": np.array(json.dumps([vars(record) for record in bad], ensure_ascii=False)),
         "bad_count": np.array(bad_count),

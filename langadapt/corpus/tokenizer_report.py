@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.ticker import PercentFormatter
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from langadapt.corpus.lengths import Tokenizer
 from langadapt.errors import UserError, run_command
 from langadapt.figures import color_of, label, new_figure, note, save_figure
 from langadapt.files import probe_folder, read_jsonl, read_lines, write_json, write_text
 from langadapt.models import encode_texts, load_tokenizer
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.language import load_language
 from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.text import normalize, units
@@ -64,10 +66,13 @@ def measure_tokenizers(tokenizers: Mapping[str, PreTrainedTokenizerBase], texts:
     return table
 
 
-def open_tokenizers(settings: PreprocessSettings, own: PreTrainedTokenizerBase) -> dict[str, PreTrainedTokenizerBase]:
+def open_tokenizers(settings: PreprocessSettings, own: Tokenizer) -> dict[str, PreTrainedTokenizerBase]:
     """Return the recipe's ``own`` tokenizer, then those to compare with it, by name; raise `UserError` without one."""
+    first = own.tokenizer if isinstance(own, TranslationTokenizer) else own
     others = [load_tokenizer(name) for name in settings.tokenizer_report]
-    return dict(zip(_short_names([settings.tokenizer_source, *settings.tokenizer_report]), [own, *others], strict=True))
+    return dict(
+        zip(_short_names([settings.tokenizer_source, *settings.tokenizer_report]), [first, *others], strict=True)
+    )
 
 
 def tokenizer_table(table: Table) -> str:
@@ -163,12 +168,20 @@ def _count(
             count["characters"] += len(text)
             count["units"] += len(units(text))
         for name, tokenizer in tokenizers.items():
-            for encoded in encode_texts(tokenizer, batch):
+            for encoded in _encode(tokenizer, batch):
                 ids[name].update(encoded)
     if not count["units"]:
         raise UserError(f"the text given for {code!r} has no {unit} in it. Give a file with text of that language.")
     sizes: Table = {"unit": unit, **{key: count[key] for key in ("texts", "bytes", "characters")}}
     return sizes | {f"{kind}s": count["units"] if kind == unit else None for kind in ("syllable", "word")}, ids
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        return encode_texts(tokenizer, texts)
+    # Of an encoder-decoder model without a tokenizer.json; Marian's cuts every language as its source language.
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def _measures(sizes: Table, tokenizer: PreTrainedTokenizerBase, ids: Counter[int]) -> Table:

@@ -29,6 +29,19 @@ class HeldOutSize(Settings):
     max_share: float = Field(default=0.05, description="never more than this share of what there is", gt=0, lt=1)
 
 
+class ValidationSize(Settings):
+    """How much is held out for evaluation during training; of two keys, one."""
+
+    share: float | None = Field(None, description="this share of the fine-tuning records", gt=0, lt=1)
+    count: int | None = Field(None, description="so many, over all parts in proportion", gt=0)
+
+    @model_validator(mode="after")
+    def _one_size(self) -> ValidationSize:
+        if (self.share is None) == (self.count is None):
+            raise ValueError("give either `share` or `count`")
+        return self
+
+
 class Download(Settings):
     """One repository of the Hugging Face hub."""
 
@@ -96,6 +109,10 @@ class PreprocessSettings(Settings):
         True, description="cut text pairs longer than cutoff_len into aligned segments where that can be done surely"
     )
     test: HeldOutSize = Field(HeldOutSize(), description="the held-out sets")
+    validation: ValidationSize | None = Field(
+        None,
+        description="fine-tuning records for `eval_dataset` of training, free of twins like it; null: none",
+    )
     prompts: dict[Direction, list[str]] = Field(
         default_factory=dict, description="prompts for text pairs by direction; {text} stands for the source text"
     )

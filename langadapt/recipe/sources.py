@@ -113,7 +113,15 @@ class LinesSource(_Source):
         return files
 
 
-class FieldsSource(_RecordSource):
+class _PairedSource(_RecordSource):
+    document: str | None = Field(
+        None,
+        description="column that names the document a record is of, e.g. pub_number: of a document held-out records "
+        "are of, nothing is trained on; a record without is a document of its own",
+    )
+
+
+class FieldsSource(_PairedSource):
     """Records with a text in each of one or more languages, in a column each: monolingual text, pairs, triplets."""
 
     layout: Literal["fields"] = Field(description="fields: a text in each of one or more languages, a column each")
@@ -121,13 +129,14 @@ class FieldsSource(_RecordSource):
 
     @model_validator(mode="after")
     def _fields_are_columns(self) -> FieldsSource:
-        missing = [column for column in self.fields.values() if self.columns and column not in self.columns]
+        named = [*self.fields.values(), *filter(None, [self.document])]
+        missing = [column for column in named if self.columns and column not in self.columns]
         if missing:
-            raise ValueError(f"`fields` names columns that `columns` does not: {', '.join(missing)}")
+            raise ValueError(f"`fields` and `document` name columns that `columns` does not: {', '.join(missing)}")
         return self
 
 
-class PairsSource(_RecordSource):
+class PairsSource(_PairedSource):
     """Pairs in one direction a record: {source, target, source_lang}; the same pair the other way round counts once."""
 
     layout: Literal["pairs"] = Field(description="pairs: source, target and source_lang")

@@ -72,7 +72,7 @@ def _read_lines(source: LinesSource, data_dir: str, way_out: str) -> Iterator[Ro
                 )
             bad = next((line for line in lines if isinstance(line, Bad)), None)
             texts = {code: line[1] for code, line in zip(paths, lines, strict=True) if isinstance(line, tuple)}
-            yield bad or _text_row(source, number, None, texts)
+            yield bad or _text_row(source, number, {}, texts)
 
 
 def _read_records(source: RecordSource, data_dir: str, way_out: str) -> Iterator[Row | Bad]:
@@ -109,9 +109,10 @@ def _records(source: RecordSource, data_dir: str, way_out: str) -> Iterator[tupl
 
 
 def _columns(source: RecordSource) -> tuple[str, ...]:
-    if isinstance(source, FieldsSource):
-        return tuple(source.fields.values())
-    return _PAIR_COLUMNS if isinstance(source, PairsSource) else ()
+    if not isinstance(source, FieldsSource | PairsSource):
+        return ()
+    texts = tuple(source.fields.values()) if isinstance(source, FieldsSource) else _PAIR_COLUMNS
+    return texts if source.document is None else (*texts, source.document)
 
 
 def _below(data_dir: str, name: str) -> Path:
@@ -139,7 +140,7 @@ def _reader(source: RecordSource) -> Callable[[int, Record], Row]:
 def _read_fields(source: FieldsSource, number: int, record: Record) -> Row:
     _require_keys(record, tuple(source.fields.values()))
     texts = {code: text_of(record, column) for code, column in source.fields.items()}
-    return _text_row(source, number, _key(record), texts)
+    return _text_row(source, number, record, texts)
 
 
 def _read_pair(source: PairsSource, seen: dict[str, set[bytes]], number: int, record: Record) -> Row:
@@ -148,7 +149,7 @@ def _read_pair(source: PairsSource, seen: dict[str, set[bytes]], number: int, re
     if asked not in source.languages:
         return Dropped(number, f"not routed: source_lang is {asked!r}", excerpt(text))
     answered = next(code for code in source.languages if code != asked)
-    row = _text_row(source, number, _key(record), {asked: text, answered: translation})
+    row = _text_row(source, number, record, {asked: text, answered: translation})
     if isinstance(row, Dropped):
         return row
     if not all(row.texts.values()):
@@ -158,16 +159,16 @@ def _read_pair(source: PairsSource, seen: dict[str, set[bytes]], number: int, re
     if digest in seen[answered]:
         return Dropped(number, "the same pair the other way round", excerpt(text))
     seen[asked].add(digest)
-    return TextRow(number, row.key, texts)
+    return TextRow(number, row.key, texts, row.document)
 
 
 def _text_row(
-    source: LinesSource | FieldsSource | PairsSource, number: int, key: str | None, texts: dict[str, str]
+    source: LinesSource | FieldsSource | PairsSource, number: int, record: Record, texts: dict[str, str]
 ) -> TextRow | Dropped:
     prepared = {code: prepare(text, code, source.convert.get(code)) for code, text in texts.items()}
     if not any(prepared.values()):
         return Dropped(number, _BLANK, "")
-    return TextRow(number, key, prepared)
+    return TextRow(number, _key(record), prepared, _document(source, record))
 
 
 def _read_turns(source: InstructionsSource | PreferencesSource, number: int, record: Record) -> TurnRow | Dropped:
@@ -206,6 +207,15 @@ def _require_keys(record: Record, keys: tuple[str, ...]) -> None:
     missing = [key for key in keys if key not in record]
     if missing:
         raise BadRecordError(f"no column {', '.join(map(repr, missing))}")
+
+
+def _document(source: LinesSource | FieldsSource | PairsSource, record: Record) -> str | None:
+    if isinstance(source, LinesSource) or source.document is None:
+        return None
+    value = record.get(source.document)
+    if isinstance(value, bool) or not isinstance(value, str | int | None):
+        raise BadRecordError(f"`{source.document}` is {type(value).__name__}, expected the name of a document")
+    return None if value is None else str(value).strip() or None
 
 
 def _key(record: Record) -> str | None:

@@ -17,11 +17,15 @@ class Dropped:
 
 @dataclass(frozen=True)
 class TextRow:
-    """One text in each of one or more languages; ``key`` is the record's own id, if it has one."""
+    """One text in each of one or more languages.
+
+    ``key`` is the record's own id, if it has one; ``document`` the name of the document that it is of.
+    """
 
     number: int
     key: str | None
     texts: dict[str, str]
+    document: str | None = None
 
 
 @dataclass(frozen=True)
