@@ -1,4 +1,5 @@
 # make quickstart   the whole chain on this machine's CPU, from text to a model that can be talked to
+# make recipe R=NAME SMALL=1   a recipe's small form from raw text to report; without SMALL=1 its full size
 # make test         everything the project promises, checked
 # make venv         only the environment; make lint, make clean
 
@@ -6,10 +7,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 READY := $(VENV)/.ready
 
-.PHONY: quickstart test lint venv clean
+.PHONY: quickstart recipe test lint venv clean
 
 quickstart: $(READY)
-	$(VENV)/bin/python -m langadapt.quickstart
+	$(VENV)/bin/python -m langadapt.runs quickstart --small --again
+
+# WITH passes more on: make recipe R=NAME SMALL=1 WITH="DATA=FOLDER STEPS=200"
+recipe: $(READY)
+	$(VENV)/bin/python -m langadapt.runs $(R) $(if $(SMALL),--small) $(WITH)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest

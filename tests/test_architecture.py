@@ -12,9 +12,7 @@ GROUND = {"errors": set(), "text": set(), "files": {"errors"}}
 GROUND["recipe"] = {"errors", "files"}
 GROUND["metrics"] = {"errors", "recipe", "text"}
 GROUND["models"] = GROUND["figures"] = GROUND["pages"] = {"errors", "files", "recipe"}
-ROOMS: dict[str, set[str]] = {
-    room: set(GROUND) for room in ("corpus", "training", "inference", "weights", "quickstart")
-}
+ROOMS: dict[str, set[str]] = {room: set(GROUND) for room in ("corpus", "training", "inference", "weights", "runs")}
 ROOMS["upload"] = {"errors", "files"}
 ROOMS["evaluation"] = {*GROUND, "inference"}
 SCRIPTS = {

@@ -22,6 +22,7 @@ from langadapt.recipe.settings import Settings, load_settings
 from langadapt.recipe.training import load_training_settings
 from langadapt.recipe.weights import WeightsSettings
 from langadapt.recipe.yaml_file import parse_value
+from langadapt.runs.commands import RecipeCommands
 
 CONFIGS = REPOSITORY / "configs"
 STAGES: dict[str, type[Settings]] = {
@@ -30,9 +31,13 @@ STAGES: dict[str, type[Settings]] = {
     "weights": WeightsSettings,
     "preferences": PairSettings,
     "inference": InferenceSettings,
+    "commands": RecipeCommands,
 }
 RECIPES = sorted(path for path in CONFIGS.iterdir() if path.is_dir() and path.name not in ("languages", "deepspeed"))
-WITH_STAGE_1 = [recipe for recipe in RECIPES if (recipe / "preprocess.yaml").is_file()]
+WITH_STAGE_1 = [
+    recipe for recipe in RECIPES if {"preprocess.yaml", "sft.yaml"} <= {path.name for path in recipe.iterdir()}
+]
+TRANSLATORS = [recipe for recipe in RECIPES if (recipe / "train.yaml").is_file()]
 FROM_SCRATCH = CONFIGS / "minimind_en_zh_hant"
 FILES = [path for recipe in RECIPES for path in sorted(recipe.glob("*.yaml"))]
 
@@ -72,6 +77,22 @@ def test_stages_of_a_recipe_hand_over_to_each_other(recipe: Path) -> None:
         assert sft.model_name_or_path == data.tokenizer
     assert (weights.original, weights.cpt, weights.sft) == (data.tokenizer, sft.model_name_or_path, sft.output_dir)
     assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == [sft.output_dir]
+
+
+@pytest.mark.parametrize("recipe", TRANSLATORS, ids=lambda path: path.name)
+def test_stages_of_a_translator_hand_over_to_each_other(recipe: Path) -> None:
+    shared = CONFIGS / "csas" if recipe.name.startswith("csas_") else recipe
+    data = load_settings(PreprocessSettings, shared / "preprocess.yaml")
+    training = load_training_settings(recipe / "train.yaml")
+    evaluation = load_settings(EvaluationSettings, shared / "evaluate.yaml")
+    weights = load_settings(WeightsSettings, recipe / "weights.yaml")
+    assert training.dataset == f"{data.output_dir}/{data.name}_sft_filtered_512.json"
+    assert training.eval_dataset == f"{data.output_dir}/{data.name}_sft_valid_filtered_512.json"
+    assert (evaluation.dataset_dir, evaluation.likelihood_file) == (data.output_dir, None)
+    assert evaluation.translation_file == f"{data.name}_sft_test_filtered_512.json"
+    assert (weights.original, weights.sft) == (training.model_name_or_path, training.output_dir)
+    assert load_settings(InferenceSettings, recipe / "inference.yaml").model_path == [training.output_dir]
+    assert shared != recipe or data.tokenizer == training.model_name_or_path
 
 
 def test_the_vocabulary_recipe_takes_stage_1_of_another_and_hands_over() -> None:

@@ -49,7 +49,8 @@ def _is_translator(name: str) -> bool:
 def token_lengths(tokenizer: Tokenizer, records: Sequence[Record]) -> list[int]:
     """Return the tokens each record takes: a text behind its prefix token, or a conversation under the template.
 
-    A preference takes what the longer of its two conversations does. Of a translation for an encoder-decoder model it is the longer side that counts, each with its language token.
+    Of a translation for an encoder-decoder model it is the longer side that counts, each with its language token; of a
+    preference the longer of its two conversations.
     """
     if isinstance(tokenizer, TranslationTokenizer):
         return _translation_lengths(tokenizer, records)

@@ -95,8 +95,8 @@ class PreprocessSettings(Settings):
     deduplicate: DeduplicationSettings = Field(DeduplicationSettings(), description="which texts count as one")
     decontaminate: list[str] = Field(
         default_factory=list,
-        description="test sets from elsewhere, kept out of training: files below data_dir, text with one sentence a "
-        "line or any records (.json, .jsonl, .csv, .tsv, .parquet), whose texts all count",
+        description="test sets from elsewhere, kept out of training: files below data_dir, or of another stage 1, "
+        "text with one sentence a line or any records (.json, .jsonl, .csv, .tsv, .parquet), whose texts all count",
     )
     cpt: Mixture[TextPart] | None = Field(
         description="the texts of continual pretraining; null: none, and its files are empty"
@@ -126,7 +126,12 @@ class PreprocessSettings(Settings):
     @property
     def test_set_paths(self) -> list[Path]:
         """The files of `decontaminate`."""
-        return [Path(self.data_dir).expanduser() / Path(name).expanduser() for name in self.decontaminate]
+        return [self._test_set_path(Path(name).expanduser()) for name in self.decontaminate]
+
+    def _test_set_path(self, name: Path) -> Path:
+        """Return a path in ``data_dir``, or as it is where only that is there: what another stage 1 wrote."""
+        inside = Path(self.data_dir).expanduser() / name
+        return name if name.exists() and not inside.exists() else inside
 
     @property
     def conversions(self) -> list[str]:

@@ -1,64 +1,33 @@
-"""Run stages 1 to 5 in order, as a user would, and show what came out.
+"""The last command of the quickstart: show what came out, and say whether each stage did what it is for.
 
-    make quickstart          or: python -m langadapt.quickstart
-
-Every command is printed before it runs; each can be run again by hand. What an earlier quickstart wrote is deleted.
+make quickstart          all of it; or, of results that are there: python -m langadapt.runs.quickstart
 """
 
 from __future__ import annotations
 
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from langadapt.errors import UserError, run_command
+from langadapt.errors import run_command
 from langadapt.files import read_json_file
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-RECIPE = "configs/quickstart"
 RESULTS = Path("evaluation_results/quickstart")
-MODELS = {"base": "saves/quickstart/base", "cpt": "saves/quickstart/full/cpt", "sft": "saves/quickstart/full/sft"}
-WRITTEN = ("hf_data/quickstart", "saves/quickstart", str(RESULTS), "weight_analysis/quickstart")
-
-_EVALUATE = f"python 4_evaluate.py --config {RECIPE}/evaluate.yaml"
-COMMANDS = [
-    "python -m langadapt.quickstart.prepare",
-    f"bash 2_train_cpt.sh {RECIPE}/base.yaml",
-    f"python 1_preprocess.py --config {RECIPE}/preprocess.yaml",
-    f"bash 2_train_cpt.sh {RECIPE}/cpt.yaml",
-    f"bash 3_train_sft.sh {RECIPE}/sft.yaml",
-    *(f"{_EVALUATE} --model_path {path} --model_name {name}" for name, path in MODELS.items()),
-    f"{_EVALUATE} --compare",
-    f"python 5_analyze_weights.py --config {RECIPE}/weights.yaml",
-]
+MODELS = ("base", "cpt", "sft")
 LANGUAGES = ("bo", "zh", "en")
 MARGIN = 10.0  # chrF points, far more than two draws of a hundred test sentences differ by
-TALK = f"python 6_test_inference.py --config {RECIPE}/inference.yaml"
+TALK = "python 6_test_inference.py --config configs/quickstart/inference.yaml"
 
 
 def main() -> None:
-    os.chdir(REPOSITORY)
-    for folder in WRITTEN:
-        shutil.rmtree(folder, ignore_errors=True)
     console = Console(highlight=False)
-    started = time.monotonic()
-    for command in COMMANDS:
-        console.print(f"\n[bold]$ {command}[/bold]", soft_wrap=True)
-        _run(command)
     results = {name: read_json_file(RESULTS / f"{name}_evaluation.json") for name in MODELS}
-    console.print()
     console.print(results_table(results))
     for sentence in verdicts(results):
         console.print(sentence)
-    console.print(f"{(time.monotonic() - started) / 60:.1f} minutes. Charts: {RESULTS}, {WRITTEN[-1]}.")
+    console.print(f"Charts: {RESULTS}, weight_analysis/quickstart.")
     console.print(f"Every translation, side by side: {RESULTS}/report.html. Talk to the model:")
     console.print(f"\n[bold]$ {TALK}[/bold]", soft_wrap=True)
 
@@ -119,15 +88,6 @@ def _score(made: dict[str, Any], metric: str) -> str:
 def _floor(score: dict[str, Any]) -> float | None:
     floor: float | None = score["floors"].get("shuffled")
     return floor
-
-
-def _run(command: str) -> None:
-    """Run a command with this interpreter; raise `UserError` when it fails, since no later step can work."""
-    program, *arguments = shlex.split(command)
-    interpreter = [sys.executable] if program == "python" else [program]
-    finished = subprocess.run([*interpreter, *arguments], env=os.environ | {"PYTHON": sys.executable}, check=False)
-    if finished.returncode:
-        raise UserError(f"the command above ended with exit code {finished.returncode}; see its message.")
 
 
 if __name__ == "__main__":

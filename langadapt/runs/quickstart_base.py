@@ -1,6 +1,6 @@
 """What a user of a real recipe has before stage 1: source data, and a base model that hardly knows Tibetan.
 
-    python -m langadapt.quickstart.prepare [DATA_DIR] [MODEL_DIR]
+    python -m langadapt.runs.quickstart_base [DATA_DIR] [MODEL_DIR]
 
 Writes the sources, the text of the base model, and a Qwen2 model of 1.3 million random weights with a tokenizer
 trained on that text. `bash 2_train_cpt.sh configs/quickstart/base.yaml` then trains it.
@@ -14,7 +14,7 @@ from pathlib import Path
 from langadapt.errors import run_command
 from langadapt.files import write_json_array
 from langadapt.models.building import new_qwen2, train_tokenizer
-from langadapt.quickstart import cldr
+from langadapt.runs import cldr
 
 SEED = 42
 PAIRS, DOCUMENTS, INSTRUCTIONS = 3000, 1200, 600

@@ -1,24 +1,25 @@
-"""Parallel text without a download: dates and names in Tibetan, Chinese and English from the Unicode CLDR.
+"""Parallel text without a download: dates and names in Tibetan, Chinese, English and others from the Unicode CLDR.
 
 The locale data that comes with Babel holds true translations of each other: names of territories, languages and
 scripts, and the patterns by which dates are written. They are put into the files and layouts that the Tibetan recipe
-reads, so that every line of the real path runs.
+reads, so that every line of the real path runs; those of other recipes are in `langadapt.runs.text`.
 """
 
 from __future__ import annotations
 
 import datetime
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from babel import Locale
 from babel.dates import format_date
+from babel.numbers import format_currency
 
 from langadapt.files import write_json, write_text
 
 LANGUAGES = ("bo", "zh", "en")
-_LOCALES = {code: Locale.parse(code) for code in LANGUAGES}
+_LOCALES = {code: Locale.parse(code) for code in (*LANGUAGES, "fr", "mn")} | {"zh_hant": Locale.parse("zh_Hant")}
 _STYLES = ("full", "long")
 
 # Years apart: no Tibetan date stands both in the base model's trace of Tibetan, in the monolingual text, and in what is
@@ -42,7 +43,7 @@ def write_sources(folder: Path, seed: int, pairs: int, documents: int, instructi
     parallel, asked = triplets[:pairs], triplets[pairs : pairs + instructions]
     for code in LANGUAGES:
         _write_lines(folder / f"CUTE-Datasets/parallel-corpus/{code}.txt", (triplet[code] for triplet in parallel))
-    mono = (_document("bo", _MONO_YEARS, chance) for _ in range(documents))
+    mono = (document("bo", _MONO_YEARS, chance) for _ in range(documents))
     _write_lines(folder / "CUTE-Datasets/non-parallel-corpus/n-bo.txt", mono)
     records = [
         *_tibetan_questions(instructions, chance),
@@ -60,12 +61,12 @@ def base_texts(seed: int, count: int, tibetan_share: float) -> list[str]:
     texts = []
     for k in range(count):
         if k < tibetan_share * count:
-            texts.append(_document("bo", _TRACE_YEARS, chance))
+            texts.append(document("bo", _TRACE_YEARS, chance))
         elif k % 3 == 0:
             texts.append("\n".join(_both(triplet) for triplet in dates(_PAIR_YEARS, 3, chance)))
         else:
             language = ("zh", "en")[k % 2]
-            texts.append(f"{chance.choice(names)}\n{_document(language, _PAIR_YEARS, chance)}")
+            texts.append(f"{chance.choice(names)}\n{document(language, _PAIR_YEARS, chance)}")
     chance.shuffle(texts)
     return texts
 
@@ -77,31 +78,46 @@ def write_held_out(folder: Path, seed: int, documents: int) -> None:
     """
     for code in ("zh", "en"):
         chance = random.Random(f"held out {seed}")
-        _write_lines(folder / f"{code}.txt", (_document(code, _HELD_OUT_YEARS, chance) for _ in range(documents)))
+        _write_lines(folder / f"{code}.txt", (document(code, _HELD_OUT_YEARS, chance) for _ in range(documents)))
 
 
 def terms() -> list[Triplet]:
     """Return every name of a territory, language or script that all three locales have, in a fixed order."""
     found: dict[tuple[str, str], Triplet] = {}
     for kind in ("territories", "languages", "scripts"):
-        tables = {code: getattr(locale, kind) for code, locale in _LOCALES.items()}
+        tables = {code: getattr(_LOCALES[code], kind) for code in LANGUAGES}
         for key in sorted(set.intersection(*(set(table) for table in tables.values()))):
             triplet = {code: table[key] for code, table in tables.items()}
             found.setdefault((triplet["bo"], triplet["zh"]), triplet)
     return list(found.values())
 
 
-def dates(years: range, count: int, chance: random.Random) -> list[Triplet]:
+def dates(
+    years: range, count: int, chance: random.Random, languages: Sequence[str] = LANGUAGES
+) -> list[dict[str, str]]:
     """Return ``count`` different dates of those years in all languages, each in one of CLDR's two longer styles."""
-    chosen: dict[tuple[datetime.date, str], Triplet] = {}
+    chosen: dict[tuple[datetime.date, str], dict[str, str]] = {}
     while len(chosen) < count:
         day, style = _day(years, chance), chance.choice(_STYLES)
-        chosen[day, style] = _in_all_languages(day, style)
+        chosen[day, style] = written(day, style, languages)
     return list(chosen.values())
 
 
-def _in_all_languages(day: datetime.date, style: str) -> Triplet:
-    return {code: format_date(day, style, locale=locale) for code, locale in _LOCALES.items()}
+def written(day: datetime.date, style: str, languages: Sequence[str] = LANGUAGES) -> dict[str, str]:
+    """Return a date as each language writes it, in a style of CLDR: full, long, medium or short."""
+    return {code: format_date(day, style, locale=_LOCALES[code]) for code in languages}
+
+
+def sums_of_money(count: int, chance: random.Random, languages: Sequence[str]) -> list[dict[str, str]]:
+    """Return ``count`` different sums in all languages, each in the words of CLDR: 1,250.00 US dollars."""
+    currencies = sorted(set.intersection(*(set(_LOCALES[code].currencies) for code in languages)))
+    chosen: dict[tuple[int, str], dict[str, str]] = {}
+    while len(chosen) < count:
+        amount, currency = chance.randrange(1, 100_000) * 50, chance.choice(currencies)
+        chosen[amount, currency] = {
+            code: format_currency(amount, currency, locale=_LOCALES[code], format_type="name") for code in languages
+        }
+    return list(chosen.values())
 
 
 def _day(years: range, chance: random.Random) -> datetime.date:
@@ -110,11 +126,11 @@ def _day(years: range, chance: random.Random) -> datetime.date:
     return datetime.date.fromordinal(chance.randint(first, last))
 
 
-def _document(language: str, years: range, chance: random.Random) -> str:
-    """One line of text: five days in a row, which teaches how numbers, months and weekdays follow each other."""
+def document(language: str, years: range, chance: random.Random) -> str:
+    """Return one line of text: five days in a row, which teaches how numbers, months and weekdays follow each other."""
     start, style = _day(years, chance), chance.choice(_STYLES)
-    days = (_in_all_languages(start + datetime.timedelta(days=k), style)[language] for k in range(5))
-    return {"bo": "།  ", "zh": "；", "en": "; "}[language].join(days)
+    days = (written(start + datetime.timedelta(days=k), style, [language])[language] for k in range(5))
+    return {"bo": "།  ", "zh": "；"}.get(language, "; ").join(days)
 
 
 def _both(triplet: Triplet) -> str:
@@ -128,7 +144,7 @@ def _weekday(day: datetime.date, language: str) -> str:
 def _tibetan_questions(count: int, chance: random.Random) -> Iterator[dict[str, str]]:
     """Tibetan in, Tibetan out: a date without its weekday, and with it."""
     for day in (_day(_PAIR_YEARS, chance) for _ in range(count)):
-        asked, answered = (_in_all_languages(day, style)["bo"] for style in ("long", "full"))
+        asked, answered = (written(day, style)["bo"] for style in ("long", "full"))
         yield {"instruction": asked, "input": "", "output": answered}
 
 
@@ -139,7 +155,7 @@ def _translations(triplets: Iterable[Triplet]) -> Iterator[dict[str, str]]:
 
 def _chinese_questions(count: int, chance: random.Random) -> Iterator[dict[str, str]]:
     for day in (_day(_PAIR_YEARS, chance) for _ in range(count)):
-        asked = f"{_in_all_languages(day, 'long')['zh']}是星期几？"
+        asked = f"{written(day, 'long')['zh']}是星期几？"
         yield {"instruction": asked, "input": "", "output": _weekday(day, "zh")}
 
 

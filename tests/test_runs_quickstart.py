@@ -6,10 +6,8 @@ import random
 import re
 from pathlib import Path
 
-from conftest import REPOSITORY
-
-from langadapt.quickstart import cldr
-from langadapt.quickstart.__main__ import COMMANDS, results_table, verdicts
+from langadapt.runs import cldr
+from langadapt.runs.quickstart import results_table, verdicts
 from langadapt.text import numbers
 
 
@@ -53,13 +51,6 @@ def test_what_shows_forgetting_names_days_that_nothing_else_names(tmp_path: Path
         years = set(re.findall(r"\d{4}", " ".join(lines)))
         assert years
         assert years.isdisjoint(base)
-
-
-def test_every_command_names_files_that_exist() -> None:
-    for command in COMMANDS:
-        for word in command.split():
-            if word.endswith((".py", ".sh", ".yaml")):
-                assert (REPOSITORY / word).is_file(), command
 
 
 def result(bits: float, chrf: float, floor: float | None = 20.0, formats: tuple[str, ...] = ("few_shot",)) -> dict:

@@ -1,1 +1,0 @@
-"""The whole chain in minutes, on any machine: text from CLDR, a base model made on the spot, the stages as commands."""
