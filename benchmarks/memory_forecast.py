@@ -101,11 +101,12 @@ def train(recipe: str, overrides: list[str]) -> None:
 
     from langadapt.models import load_tokenizer
     from langadapt.recipe.training import load_training_settings
+    from langadapt.training.arguments import training_arguments
     from langadapt.training.data import prepare_tokens
     from langadapt.training.kernels import choose_kernels
     from langadapt.training.methods import prepare_model
     from langadapt.training.packing import Blocks, Collator
-    from langadapt.training.trainer import AdaptationTrainer, training_arguments
+    from langadapt.training.trainer import AdaptationTrainer
 
     settings = load_training_settings(recipe, overrides)
     tokenizer = load_tokenizer(settings.tokenizer_source)

@@ -22,12 +22,12 @@ from langadapt.files import write_json_array
 from langadapt.models import conversation, load_tokenizer, user_turn
 from langadapt.recipe.preferences import LOSSES
 from langadapt.recipe.training import load_training_settings
+from langadapt.training.arguments import training_arguments
 from langadapt.training.checkpoints import describe_run
 from langadapt.training.data import encode_pairs, open_tokens, prepare_tokens
 from langadapt.training.methods import prepare_model
 from langadapt.training.preferences import PreferenceTrainer, pairs_of, preference_trainer
 from langadapt.training.progress import read_log
-from langadapt.training.trainer import training_arguments
 
 Interrupt = Callable[[int], None]
 

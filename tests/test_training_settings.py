@@ -13,10 +13,10 @@ from runs import recipe, train
 
 from langadapt.errors import UserError
 from langadapt.recipe.training import load_training_settings
+from langadapt.training.arguments import training_arguments
 from langadapt.training.methods import check_method
 from langadapt.training.preflight import check
 from langadapt.training.sharding import is_sharded
-from langadapt.training.trainer import training_arguments
 
 REQUIRED = ["stage=pt", "model_name_or_path=m", "dataset=d", "cutoff_len=64", "output_dir=o"]
 

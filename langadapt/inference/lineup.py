@@ -30,6 +30,7 @@ from langadapt.inference.output import write_notice
 from langadapt.models import check_model_folder, find_model, load_model, load_tokenizer, pick_device, pick_dtype
 from langadapt.models.adapters import adapter_generation_config, put_adapter
 from langadapt.models.folder import adapter_base, is_adapter
+from langadapt.models.loading import device_map
 from langadapt.recipe.inference import InferenceSettings
 
 _ROOM = 1.2  # memory asked for, in sizes of the weights: the rest is for what an answer takes
@@ -120,10 +121,11 @@ class Lineup:
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=self._dtype
             )
         if settings.device_map or settings.quantization:
-            options["device_map"] = settings.device_map or {"": self._device}
+            options["device_map"] = device_map(key, settings.device_map or self._device)
         if is_adapter(key):  # merged on the CPU, in float32
             return load_model(key, self._dtype, self._device, settings.trust_remote_code)
-        device = None if "device_map" in options else self._device
+        placed = settings.quantization is not None or options.get("device_map") is not None
+        device = None if placed else self._device
         return load_model(key, self._dtype, device, settings.trust_remote_code, **options)
 
     def _put_adapter(self, network: _Network, key: str, path: str, name: str) -> PeftModel:

@@ -137,7 +137,8 @@ def _shards(path: Path) -> list[Path]:
     if pickled:
         raise UserError(
             f"{path}: holds {pickled[0]} but no safetensors. Pickled weights can run code and are never opened; "
-            "convert them to safetensors where you trust them."
+            "convert them to safetensors where you trust them, or take those that the hub's safetensors/convert space "
+            "proposes: hf download NAME --revision refs/pr/N --local-dir FOLDER."
         )
     raise UserError(f"{path}: no weights ({SINGLE} or {INDEX}).")
 

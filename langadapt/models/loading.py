@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import UserError
 from langadapt.models.folder import WAY_OUT, find_model, first_line, is_adapter
-from langadapt.models.translation import is_encoder_decoder
+from langadapt.models.translation import is_encoder_decoder, model_type
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -37,6 +38,17 @@ def pick_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     return _DTYPES[name]
+
+
+def device_map(name: str, wanted: torch.device | str) -> dict[str, torch.device] | str | None:
+    """Return the map by which `from_pretrained` is to place a model: one device, or a way to spread it; None: no map.
+
+    A Marian model (OPUS-MT) is never placed by a map, and none is under a distributed launch, in which every rank has
+    its own device.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 or model_type(name) == "marian":
+        return None
+    return {"": wanted} if isinstance(wanted, torch.device) else wanted
 
 
 def load_model(

@@ -12,6 +12,8 @@ generation is made to begin with it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.files import read_json_object
+from langadapt.files import read_json_object, write_json
 from langadapt.models.folder import WAY_OUT, adapter_base, find_model, first_line, is_adapter
 from langadapt.recipe import load_language
 
@@ -36,7 +38,8 @@ class TranslationTokenizer:
         """``language_tokens`` gives tokens for languages whose token cannot be told from their profile."""
         self.tokenizer = tokenizer
         self.end_id: int = tokenizer.eos_token_id
-        self._given = dict(language_tokens or {})
+        self.directions: list[str] = []  # that a model is trained on, such as en-fr; for `save_pretrained`
+        self.given = dict(language_tokens or {})  # tokens by language, whatever the profiles lead to
         self._is_marian = type(tokenizer).__name__ == "MarianTokenizer"
         self._control_ids = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
         self._control_ids |= {self._id(token) for token in self.language_tokens()}
@@ -59,8 +62,8 @@ class TranslationTokenizer:
     def language_token(self, language: str) -> str:
         """Return the token of a language; raises `UserError` where the vocabulary has not one for it."""
         known = self.language_tokens()
-        if language in self._given:
-            found = [self._given[language]]
+        if language in self.given:
+            found = [self.given[language]]
         else:
             exact, loose = _likely_tokens(language)
             found = [token for token in exact if token in known][:1]
@@ -112,6 +115,28 @@ class TranslationTokenizer:
         text = [id for id in ids if id not in self._control_ids]  # M2M100's class takes its language tokens for text
         return str(self.tokenizer.decode(text, skip_special_tokens=True, clean_up_tokenization_spaces=False)).strip()
 
+    def fingerprint(self) -> str:
+        """Return a hash of all that token ids depend on."""
+        own: Any = self.tokenizer
+        marks = [getattr(own, "legacy_behaviour", None), sorted(self.given.items())]
+        digest = hashlib.sha256(json.dumps([type(own).__name__, sorted(own.get_vocab().items()), marks]).encode())
+        for name in ("sp_model", "spm_source", "spm_target"):
+            if hasattr(own, name):
+                digest.update(getattr(own, name).serialized_model_proto())
+        if hasattr(own, "backend_tokenizer"):
+            digest.update(str(own.backend_tokenizer.normalizer).encode())
+        return digest.hexdigest()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer as `AutoTokenizer` reads it, and `TRANSLATION_FILE` with what is known of languages."""
+        pairs = [direction.split("-") for direction in self.directions]
+        known = self.given
+        if self.languages_are_marked:
+            trained = {target for _, target in pairs} | (set() if self._is_marian else {source for source, _ in pairs})
+            known = {**known, **{language: self.language_token(language) for language in sorted(trained)}}
+        self.tokenizer.save_pretrained(folder)
+        write_json(Path(folder) / TRANSLATION_FILE, {"language_tokens": known, "directions": self.directions})
+
     def _marks(self, language: str | None) -> tuple[list[int], list[int]]:
         """Return what stands before and behind a text."""
         mark = [] if language is None else [self._id(self.language_token(language))]
@@ -132,13 +157,23 @@ class TranslationTokenizer:
 
 def is_encoder_decoder(name: str, trust_remote_code: bool = False) -> bool:
     """Say whether a model (a folder, an adapter, a hub name) has an encoder. Raises `UserError` for none."""
+    return bool(_config(name, trust_remote_code).get("is_encoder_decoder", False))
+
+
+def model_type(name: str) -> str | None:
+    """Return what the config.json of a model, or of an adapter's base, calls its architecture. Raises `UserError`."""
+    return _config(name).get("model_type")
+
+
+def _config(name: str, trust_remote_code: bool = False) -> dict[str, Any]:
     folder = adapter_base(name) if is_adapter(name) else find_model(name)
     if (Path(folder) / "config.json").is_file():
-        return bool(read_json_object(Path(folder) / "config.json").get("is_encoder_decoder", False))
+        return read_json_object(Path(folder) / "config.json")
     try:
-        return bool(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).is_encoder_decoder)
+        config: dict[str, Any] = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).to_dict()
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: no config.json to be had ({first_line(error)}). {WAY_OUT}") from None
+    return config
 
 
 def load_translation_tokenizer(name: str, language_tokens: Mapping[str, str] | None = None) -> TranslationTokenizer:

@@ -40,14 +40,14 @@ def load_settings(kind: type[S], config: str | Path | None, overrides: Sequence[
     Raises `UserError` listing every problem at once.
     """
     values: dict[str, Any] = {}
-    lines: dict[KeyPath, int] = {}
+    places: dict[KeyPath, str] = {}
     if config is not None:
-        values, lines = read_yaml(config)
+        values, places = read_yaml(config)
     values, overridden = apply_overrides(values, overrides)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = [_describe(kind, problem, config, lines, overridden) for problem in error.errors()]
+        problems = [_describe(kind, problem, config, places, overridden) for problem in error.errors()]
         raise UserError(_numbered(problems)) from None
 
 
@@ -92,12 +92,12 @@ def _describe(
     kind: type[Settings],
     problem: Any,
     config: str | Path | None,
-    lines: Mapping[KeyPath, int],
+    places: Mapping[KeyPath, str],
     overridden: set[KeyPath],
 ) -> str:
     owner, path = _resolve(kind, tuple(problem["loc"]))
     name = ".".join(map(str, path))
-    place = _place(path, config, lines, overridden)
+    place = _place(path, config, places, overridden)
     if problem["type"] == "extra_forbidden":
         key = str(path[-1])
         if key in owner.renamed:
@@ -115,13 +115,13 @@ def _describe(
     return f"{place}: `{name}` is {problem['input']!r}: {message[:1].lower()}{message[1:]}."
 
 
-def _place(path: KeyPath, config: str | Path | None, lines: Mapping[KeyPath, int], overridden: set[KeyPath]) -> str:
+def _place(path: KeyPath, config: str | Path | None, places: Mapping[KeyPath, str], overridden: set[KeyPath]) -> str:
     """Return where a key was set: the command line, a line of the YAML (or its parent's), or the file."""
     if any(path[: len(given)] == given for given in overridden):
         return "command line"
     for length in range(len(path), 0, -1):
-        if path[:length] in lines:
-            return f"{config}, line {lines[path[:length]]}"
+        if path[:length] in places:
+            return places[path[:length]]
     return str(config) if config is not None else "command line"
 
 

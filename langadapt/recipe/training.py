@@ -18,9 +18,13 @@ from transformers.training_args import TrainingArguments
 from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.preferences import PreferenceSettings
 from langadapt.recipe.settings import load_settings
+from langadapt.recipe.translators import TranslatorSettings
 from langadapt.recipe.vocabulary import VocabularySettings
 
-_NO_BEST = "Stage 4 compares checkpoints: python 4_evaluate.py. The last one is what becomes the finished model."
+_NO_BEST = (
+    "Set `early_stopping_patience`: the finished model is then the checkpoint with the least evaluation loss. Without "
+    "it the last one is. Stage 4 compares checkpoints by other figures: python 4_evaluate.py."
+)
 _INEXACT = "A run that goes on would no longer be the same as one that was never interrupted."
 _NO_UPLOAD = "Upload the finished folder with `python -m langadapt.upload`."
 _OWN_EVALUATION = "Training is what stages 2 and 3 do; they evaluate where `eval_dataset` and `eval_strategy` are set."
@@ -74,7 +78,7 @@ Attention = Literal[
 ]
 
 
-class TrainingSettings(PreferenceSettings):
+class TrainingSettings(PreferenceSettings, TranslatorSettings):
     """Our own keys. `load_training_settings` adds every TrainingArguments key that is not among them."""
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -90,8 +94,9 @@ class TrainingSettings(PreferenceSettings):
         "tokenizer": "The tokenizer is the one in `model_name_or_path`, or that of `model` for a new one.",
     }
 
-    stage: Literal["pt", "sft", "dpo"] = Field(
-        description="pt: continual pretraining on texts; sft: fine-tuning on answers; dpo: on preferred answers"
+    stage: Literal["pt", "sft", "dpo", "seq2seq"] = Field(
+        description="pt: continual pretraining on texts; sft: fine-tuning on answers; dpo: on preferred answers; "
+        "seq2seq: fine-tuning of an encoder-decoder model on translations"
     )
     trust_remote_code: bool = Field(False, description="run Python code that the model's folder brings along")
     vocabulary: VocabularySettings | None = Field(None, description="pieces to add to the model's vocabulary first")
@@ -103,7 +108,9 @@ class TrainingSettings(PreferenceSettings):
         42, description="of the order of the blocks, dropout, and what a new model or adapter begins with"
     )
     cutoff_len: int = Field(
-        description="tokens a sequence: blocks of pt; longer records of sft and pairs of dpo are left out", gt=1
+        description="tokens a sequence: blocks of pt; longer records of sft and pairs of dpo are left out, and of "
+        "seq2seq those whose source or target is longer",
+        gt=1,
     )
     packing: Packing = Field(
         "isolated",
@@ -125,6 +132,12 @@ class TrainingSettings(PreferenceSettings):
     eval_dataset: str | None = Field(
         None,
         description="a file of stage 1, not trained on; its loss is taken as eval_strategy and eval_steps say",
+    )
+    early_stopping_patience: int | None = Field(
+        None,
+        description="end after so many evaluations in a row without a lower loss; the finished model is then the "
+        "checkpoint with the lowest; null: train to the end, and take the last",
+        gt=0,
     )
     deepspeed: str | None = Field(None, description="a DeepSpeed JSON (ZeRO stage 0 to 3), or null for none")
     fsdp: bool = Field(False, description="spread weights, gradients and optimizer over the ranks with FSDP2")
@@ -195,6 +208,8 @@ class TrainingSettings(PreferenceSettings):
             raise ValueError("eval_steps is set: it takes eval_strategy: steps")
         if getattr(self, "eval_on_start", False) and strategy == "no":
             raise ValueError("eval_on_start is true: it takes eval_dataset and, say, eval_strategy: epoch")
+        if self.early_stopping_patience is not None:
+            self._require_one_choice(strategy)
         if getattr(self, "lr_scheduler_type", None) == "reduce_lr_on_plateau":
             raise ValueError("lr_scheduler_type: reduce_lr_on_plateau cannot be resumed exactly; take another")
         if self.vocabulary is not None:
@@ -202,6 +217,12 @@ class TrainingSettings(PreferenceSettings):
         if self.deepspeed is not None and self.fsdp:
             raise ValueError("deepspeed and fsdp both spread the model over the ranks; choose one")
         return self
+
+    def _require_one_choice(self, strategy: str) -> None:
+        if strategy == "no":
+            raise ValueError("early_stopping_patience is set: it takes eval_dataset and, say, eval_strategy: epoch")
+        if self.ema_decay is not None or self.average_last_checkpoints is not None:
+            raise ValueError("early_stopping_patience takes one checkpoint, an average takes several; choose one")
 
     def _require_trained_pieces(self) -> None:
         if self.model is not None:

@@ -6,6 +6,7 @@ booleans follow YAML 1.2: ``5e-5`` is a float, and only true and false are boole
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,32 @@ def parse_value(text: str) -> Any:
     return loader.construct_object(yaml.ScalarNode(tag, text))
 
 
-def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
-    """Return the mapping in a YAML file and the line of every key and list item, by its path.
+def read_yaml(path: str | Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], str]]:
+    """Return the mapping in a YAML file and where every key and list item stands ("FILE, line N"), by its path.
 
-    Raises `UserError` for a missing file, broken YAML, a duplicate key, or a file that is no mapping.
+    The key ``defaults`` names another file, from this one's folder, whose keys hold where this one has none; a mapping
+    is taken from one file or the other, whole. Raises `UserError` for a missing file, broken YAML, a duplicate key, a
+    file that is no mapping, and defaults that have defaults themselves.
     """
+    path = Path(path)
+    values, lines = _read_file(path)
+    places = {key: f"{path}, line {line}" for key, line in lines.items()}
+    if "defaults" not in values:
+        return values, places
+    name, place = values.pop("defaults"), places.pop(("defaults",))
+    if not isinstance(name, str):
+        raise UserError(f"{place}: `defaults` is {name!r}: expected the path of a YAML file.")
+    base = Path(os.path.normpath(path.parent / name))
+    if not base.is_file():
+        raise UserError(f"{place}: `defaults` names {base}, which is not there.")
+    shared, lines = _read_file(base)
+    if "defaults" in shared:
+        raise UserError(f"{base}, line {lines['defaults',]}: defaults have no defaults themselves.")
+    places |= {key: f"{base}, line {line}" for key, line in lines.items() if key[0] not in values}
+    return shared | values, places
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[tuple[str | int, ...], int]]:
     path = require_file(path, "Name an existing YAML file; the recipes stand in configs/.")
     try:
         text = path.read_text(encoding="utf-8")

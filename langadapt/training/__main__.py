@@ -23,10 +23,20 @@ from transformers.utils.logging import disable_progress_bar
 
 from langadapt.errors import EXIT_USER_ERROR, UserError, run_command
 from langadapt.files import check_vouched
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.training import TrainingSettings, load_training_settings
+from langadapt.training.arguments import training_arguments
 from langadapt.training.averaging import MovingAverage, put_average, read_moving_average
 from langadapt.training.checkpoints import Run, choose_checkpoint, describe_run, reached_the_end
-from langadapt.training.data import Tokens, delete_tokens, evaluation_tokens_folder, open_tokens, tokens_folder
+from langadapt.training.data import (
+    AnyTokenizer,
+    Tokens,
+    delete_tokens,
+    evaluation_tokens_folder,
+    open_tokens,
+    tokens_folder,
+)
+from langadapt.training.early_stopping import EarlyStopping, best_step
 from langadapt.training.export import export_model
 from langadapt.training.kernels import Kernels, choose_kernels
 from langadapt.training.methods import count_parameters, prepare_model, reopen_model
@@ -35,7 +45,9 @@ from langadapt.training.preflight import check
 from langadapt.training.progress import ProgressLog, announce
 from langadapt.training.sharding import gather_model, is_sharded
 from langadapt.training.stopping import end_with_launcher, note_stop_signals
-from langadapt.training.trainer import AdaptationTrainer, training_arguments
+from langadapt.training.trainer import AdaptationTrainer
+from langadapt.training.translation_trainer import TranslationTrainer
+from langadapt.training.translations import TranslationCollator, Translations
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -63,6 +75,8 @@ def main() -> None:
     run = describe_run(settings, dataset_sha256, arguments.world_size)
     checkpoint = choose_checkpoint(settings, run)
     tokens = open_tokens(tokens_folder(settings, tokenizer, dataset_sha256))
+    if isinstance(tokenizer, TranslationTokenizer):
+        tokenizer.directions = sorted(tokens.counts.directions)
 
     model: Any
     if checkpoint is not None and reached_the_end(checkpoint, run):
@@ -70,6 +84,7 @@ def main() -> None:
         model = reopen_model(settings, checkpoint) if RANK == 0 else None
         if settings.ema_decay is not None and RANK == 0:
             put_average(model, read_moving_average(checkpoint))
+        chosen = None if settings.early_stopping_patience is None else best_step(checkpoint)
         _say(f"{checkpoint} is the last step; only the finished model is missing")
     else:
         trainer = _build_trainer(settings, tokenizer, arguments, kernels, tokens, run, asked_to_stop)
@@ -79,26 +94,37 @@ def main() -> None:
             average = MovingAverage(model, settings.ema_decay, checkpoint)
             trainer.add_callback(average)
             trainer.companions.append(average.save)
+        early_stopping = None
+        if settings.early_stopping_patience is not None:
+            early_stopping = EarlyStopping(trainer, settings.early_stopping_patience, checkpoint)
+            trainer.add_callback(early_stopping)
+            trainer.companions.append(early_stopping.save)
         _train(trainer, settings, checkpoint)
-        if trainer.stopped and trainer.state.global_step < trainer.state.max_steps:
+        ended_early = early_stopping is not None and early_stopping.ended
+        if trainer.stopped and trainer.state.global_step < trainer.state.max_steps and not ended_early:
             _say(f"stopped after step {trainer.state.global_step}, as asked; the same command goes on from there")
             _leave(arguments)
             return
         if average is not None:
             put_average(model, average.average)
-        if is_sharded(settings):
+        chosen = None if early_stopping is None else early_stopping.best_step
+        if is_sharded(settings) and chosen is None:
             model = gather_model(trainer, settings)
 
+    if chosen is not None:
+        _say(f"the evaluation loss was lowest at step {chosen}, whose checkpoint becomes the finished model")
+        unset_hf_deepspeed_config()
+        model = reopen_model(settings, Path(settings.output_dir) / f"checkpoint-{chosen}") if RANK == 0 else None
     _announce(6, f"writing the model to {settings.output_dir}")
     if RANK == 0:
-        export_model(model, tokenizer, settings, run, tokens)
+        export_model(model, tokenizer, settings, run, tokens, chosen)
         delete_tokens(settings.output_dir)
     _leave(arguments)
 
 
 def _build_trainer(
     settings: TrainingSettings,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: AnyTokenizer,
     arguments: TrainingArguments,
     kernels: Kernels,
     tokens: Tokens,
@@ -120,23 +146,22 @@ def _build_trainer(
         "max_skipped_steps": settings.max_skipped_steps,
     }
     if settings.stage == "dpo":
-        from langadapt.training.preferences import preference_trainer
-
-        folders = {
-            "train": tokens_folder(settings, tokenizer, run["dataset_sha256"]),
-            "eval": evaluation_tokens_folder(settings, tokenizer) if settings.eval_dataset else None,
-        }
-        trainer: AdaptationTrainer = preference_trainer(
-            settings, tokenizer, model, arguments, folders, _pad_token_id(tokenizer), **rules
-        )
+        trainer = _preference_trainer(settings, tokenizer, model, arguments, rules)
     else:
-        trainer = AdaptationTrainer(
+        kind: type[AdaptationTrainer] = AdaptationTrainer
+        collator: Collator | TranslationCollator
+        if isinstance(tokenizer, TranslationTokenizer):
+            kind = TranslationTrainer
+            collator = TranslationCollator(model.config.pad_token_id, model.config.decoder_start_token_id)
+        else:
+            collator = Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches)
+        trainer = kind(
             **rules,
             model=model,
             args=arguments,
-            train_dataset=Blocks(tokens, settings.packing),
-            eval_dataset=_evaluation_blocks(settings, tokenizer),
-            data_collator=Collator(_pad_token_id(tokenizer), kernels.wants_flat_batches),
+            train_dataset=_examples(tokens, settings),
+            eval_dataset=_evaluation_examples(settings, tokenizer),
+            data_collator=collator,
             processing_class=tokenizer,
         )
     if trainer.loss_obstacle is not None:
@@ -144,6 +169,19 @@ def _build_trainer(
     if isinstance(model, PeftModel):
         trainer.companions.append(model.get_base_model().generation_config.save_pretrained)
     return trainer
+
+
+def _preference_trainer(
+    settings: TrainingSettings, tokenizer: AnyTokenizer, model: Any, arguments: TrainingArguments, rules: dict[str, Any]
+) -> AdaptationTrainer:
+    from langadapt.training.preferences import preference_trainer  # TRL takes seconds to load
+
+    assert isinstance(tokenizer, PreTrainedTokenizerBase), "preferences are of chat models"
+    folders = {
+        "train": tokens_folder(settings, tokenizer, rules["run"]["dataset_sha256"]),
+        "eval": evaluation_tokens_folder(settings, tokenizer) if settings.eval_dataset else None,
+    }
+    return preference_trainer(settings, tokenizer, model, arguments, folders, _pad_token_id(tokenizer), **rules)
 
 
 def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: Path | None) -> None:
@@ -156,10 +194,14 @@ def _train(trainer: AdaptationTrainer, settings: TrainingSettings, checkpoint: P
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
-def _evaluation_blocks(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Blocks | None:
+def _examples(tokens: Tokens, settings: TrainingSettings) -> Blocks | Translations:
+    return Translations(tokens) if settings.stage == "seq2seq" else Blocks(tokens, settings.packing)
+
+
+def _evaluation_examples(settings: TrainingSettings, tokenizer: AnyTokenizer) -> Blocks | Translations | None:
     if settings.eval_dataset is None:
         return None
-    return Blocks(open_tokens(evaluation_tokens_folder(settings, tokenizer)), settings.packing)
+    return _examples(open_tokens(evaluation_tokens_folder(settings, tokenizer)), settings)
 
 
 def _leave(arguments: TrainingArguments) -> None:

@@ -18,7 +18,12 @@ from langadapt.training.progress import LOG_FILE, read_log
 from langadapt.training.saving import RUN_FILE
 from langadapt.training.vocabulary import VOCABULARY_FILE
 
-_STAGES = {"pt": "continual pretraining", "sft": "supervised fine-tuning", "dpo": "direct preference optimisation"}
+_STAGES = {
+    "pt": "continual pretraining",
+    "sft": "supervised fine-tuning",
+    "dpo": "direct preference optimisation",
+    "seq2seq": "supervised fine-tuning on translations",
+}
 _METHODS = {
     "full": "every parameter was trained",
     "lora": "a LoRA adapter was trained and merged into it",
@@ -34,16 +39,19 @@ def model_card(
     tokens: Tokens,
     trained: int,
     total: int,
+    chosen_step: int | None = None,
     library: Literal["transformers", "peft"] = "transformers",
 ) -> str:
     """Return a model card whose metadata the Hugging Face hub reads: base, data, settings, figures, limits.
 
-    ``trained`` of ``total`` parameters were trained; ``library`` is the one that opens the folder it stands in.
+    ``trained`` of ``total`` parameters were trained. ``chosen_step`` is the step of least evaluation loss, where the
+    weights are that step's; ``library`` is the one that opens the folder it stands in.
     """
     base = _base(settings)
     stage = _STAGES[settings.stage] if settings.model is None else "pretraining"
     tags = [settings.finetuning_type, stage.replace(" ", "-")]
-    metadata: dict[str, Any] = {"library_name": library, "pipeline_tag": "text-generation", "tags": tags}
+    task = "translation" if settings.stage == "seq2seq" else "text-generation"
+    metadata: dict[str, Any] = {"library_name": library, "pipeline_tag": task, "tags": tags}
     metadata |= _origin(settings)
     records = read_log(settings.output_dir)
     log = [record for record in records if record.get("loss") is not None]
@@ -61,7 +69,7 @@ def model_card(
         f"## Figures\n\n"
         f"- Trained parameters: {trained:,} of {total:,}.\n"
         f"- Last logged training loss, {_loss_unit(settings)}: {loss} ({LOG_FILE}).\n"
-        f"{_evaluation(settings, records)}"
+        f"{_evaluation(settings, records, chosen_step)}"
         f"- Tokens seen: {seen}. Ranks: {run['world_size']}.\n"
         f"{_averaging(settings)}\n"
         f"## Settings\n\n```yaml\n{keys}```\n\n"
@@ -102,16 +110,18 @@ def _origin(settings: TrainingSettings) -> dict[str, Any]:
     return found | ({"language": language} if isinstance(language, str) else {})
 
 
-def _evaluation(settings: TrainingSettings, log: list[dict[str, Any]]) -> str:
+def _evaluation(settings: TrainingSettings, log: list[dict[str, Any]], chosen_step: int | None) -> str:
     losses = [record for record in log if record.get("eval_loss") is not None]
     if settings.eval_dataset is None or not losses:
         return ""
-    last = losses[-1]
+    last = next((record for record in losses if record["step"] == chosen_step), losses[-1])
     measured = f"{last['eval_tokens']:,} tokens" if "eval_tokens" in last else f"{last['eval_pairs']:,} pairs"
     line = (
         f"- Evaluation loss, {_loss_unit(settings)}: {last['eval_loss']:.4f} at step {last['step']:,}; {measured} "
         f"of `{settings.eval_dataset}`, SHA-256 `{sha256_of(settings.eval_dataset)}`.\n"
     )
+    if chosen_step is not None:
+        line += f"- The weights are those of step {chosen_step:,}, where that loss was lowest.\n"
     if "eval_rewards/accuracies" in last:
         line += (
             f"- On these the chosen answer has the higher reward in {last['eval_rewards/accuracies']:.1%} of pairs, "
@@ -133,9 +143,10 @@ def _averaging(settings: TrainingSettings) -> str:
 
 
 def _limits(settings: TrainingSettings) -> list[str]:
+    where = "of source and of target" if settings.stage == "seq2seq" else "at a time"
     limits = [
         "What it writes may be false, offensive or ungrammatical; no speaker of the language has checked it.",
-        f"It was trained on at most {settings.cutoff_len:,} tokens at a time.",
+        f"It was trained on at most {settings.cutoff_len:,} tokens {where}.",
         "The training loss says little of how it translates or answers; measure it on data held out.",
     ]
     if settings.model is None:

@@ -14,6 +14,7 @@ from langadapt.files import read_json_file, sha256_of
 from langadapt.models import check_model_folder
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.data import BLOCKS_FORMAT
+from langadapt.training.early_stopping import ended_early
 from langadapt.training.saving import RUN_FILE, find_damage, sweep
 
 Run = dict[str, Any]
@@ -111,6 +112,8 @@ def require_whole(settings: TrainingSettings) -> None:
 
 def reached_the_end(checkpoint: Path, run: Run) -> bool:
     """Say whether a checkpoint is the last one of its run, so that only the finished model is missing."""
+    if run["settings"]["early_stopping_patience"] is not None and ended_early(checkpoint):
+        return True
     state = read_json_file(checkpoint / "trainer_state.json")
     settings = read_json_file(checkpoint / RUN_FILE)["settings"]
     same_length = all(settings[key] == run["settings"][key] for key in _LENGTH)

@@ -47,6 +47,29 @@ def flops_of_step(model: Any, tokens: int, attended_pairs: int) -> float:
     return float(flops * tokens + attention * attended_pairs)
 
 
+def flops_of_translations(model: Any, source_tokens: float, target_tokens: float, pairs: float) -> float:
+    """Return the floating-point operations of forward and backward of an encoder-decoder model, as `flops_of_step`.
+
+    What reads the source is multiplied by its tokens: the encoder, and of cross-attention keys and values. ``pairs``
+    are those of `pairs_of_translations`.
+    """
+    flops = 0.0
+    trains = any(parameter.requires_grad for name, parameter in model.named_parameters() if ".encoder." in name)
+    for name, parameter in _multiplied(model):
+        reads = ".encoder." in name or re.search(r"\.encoder_attn\.[kv]_proj\.", name) is not None
+        passed_on = trains or ".encoder." not in name
+        per_weight = 6 if parameter.requires_grad else 4 if passed_on else 2
+        flops += size_of(parameter) * per_weight * (source_tokens if reads else target_tokens)
+    return float(flops + 12 * model.config.d_model * pairs)
+
+
+def pairs_of_translations(model: Any, sources: Any, targets: Any) -> Any:
+    """Return the (token, token it sees) pairs of texts with so many tokens each, summed over the layers."""
+    config = model.config
+    decoder = targets * (targets + 1) // 2 + targets * sources
+    return config.encoder_layers * sources**2 + config.decoder_layers * decoder
+
+
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
     """Return the operations a second that a device can do at most; None for a GPU that is not known here.
 

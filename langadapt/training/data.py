@@ -14,7 +14,7 @@ import socket
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +25,12 @@ from langadapt.errors import UserError
 from langadapt.files import iter_json_array, read_json_file, sha256_of, write_json
 from langadapt.models import ChatFormatError, conversation, encode_texts, end_of_turn_id
 from langadapt.models.chat import IGNORE, encode_labelled
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.best_fit import pack
+from langadapt.training.translations import encode_translations
 
+AnyTokenizer: TypeAlias = PreTrainedTokenizerBase | TranslationTokenizer
 Encoded = tuple[NDArray[np.int32], NDArray[np.bool_]]  # token ids of a record, and which of them are learned
 
 BLOCKS_FORMAT = 2  # to be raised when what is written for the same records changes
@@ -41,8 +44,9 @@ class Counts:
     """What became of the records of a file.
 
     Of ``records`` used, ``cut`` were longer than ``cutoff_len`` and stand in several pieces. Left out are the
-    conversations ``too_long`` for a block and the records that are ``empty``: nothing to learn but the end. The first
-    of those are ``empty_numbers``, counted from 1. ``learned`` counts tokens.
+    conversations and translations ``too_long`` for a block and the records that are ``empty``: nothing to learn but the
+    end. The first of those are ``empty_numbers``, counted from 1. ``learned`` counts tokens. For seq2seq, ``unasked``
+    records are no translations, or out of languages that are not asked for, and ``directions`` counts the others.
     """
 
     records: int = 0
@@ -51,6 +55,8 @@ class Counts:
     empty: int = 0
     empty_numbers: list[int] = field(default_factory=list)
     learned: int = 0
+    unasked: int = 0
+    directions: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,25 +81,26 @@ def pieces_a_record(settings: TrainingSettings) -> int:
     return 2 if settings.stage == "dpo" else 1
 
 
-def tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> Path:
+def tokens_folder(settings: TrainingSettings, tokenizer: AnyTokenizer, dataset_sha256: str) -> Path:
     """Return where the tokens of this data under this tokenizer and these settings stand, or will stand."""
     layout = [settings.cutoff_len, settings.packing != "none", settings.seed]
     parts = [BLOCKS_FORMAT, dataset_sha256, settings.stage, layout]
-    parts += [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
-    if settings.stage != "pt":
-        parts.append(tokenizer.chat_template)
+    if isinstance(tokenizer, TranslationTokenizer):
+        parts += [tokenizer.fingerprint(), settings.source_languages]
+    else:
+        parts += [tokenizer.backend_tokenizer.to_str(), tokenizer.special_tokens_map]
+        if settings.stage != "pt":
+            parts.append(tokenizer.chat_template)
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
     return Path(settings.output_dir) / f"tokens-{digest[:16]}"
 
 
-def evaluation_tokens_folder(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> Path:
+def evaluation_tokens_folder(settings: TrainingSettings, tokenizer: AnyTokenizer) -> Path:
     """Return where the tokens of ``settings.eval_dataset`` stand, or will stand."""
     return tokens_folder(settings, tokenizer, sha256_of(str(settings.eval_dataset)))
 
 
-def prepare_tokens(
-    dataset: str, settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, folder: Path
-) -> Tokens:
+def prepare_tokens(dataset: str, settings: TrainingSettings, tokenizer: AnyTokenizer, folder: Path) -> Tokens:
     """Return the tokens of a file of records, encoded and packed into ``folder`` if they are not there yet.
 
     Any number of processes may do so at once: the first that is done makes the folder, whole.
@@ -108,17 +115,23 @@ def prepare_tokens(
     temporary = folder.with_name(f".{folder.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     try:
-        encode = {"pt": encode_documents, "sft": encode_conversations, "dpo": encode_pairs}[settings.stage]
+        counts = Counts()
         # disable=None: no bar where standard error is no terminal
         records = tqdm(iter_json_array(dataset), "encoding", unit=" records", disable=None)
-        counts = _write_tokens(temporary, settings, encode(records, tokenizer, dataset))
-        if not counts.records + counts.too_long + counts.empty:
+        encoded: Iterator[Encoded | None]
+        if isinstance(tokenizer, TranslationTokenizer):
+            encoded = encode_translations(records, tokenizer, dataset, settings, counts)
+        else:
+            encode = {"pt": encode_documents, "sft": encode_conversations, "dpo": encode_pairs}[settings.stage]
+            encoded = encode(records, tokenizer, dataset)
+        _write_tokens(temporary, settings, encoded, counts)
+        if not counts.records + counts.too_long + counts.empty + counts.unasked:
             raise UserError(f"{dataset}: the file holds no records. Run stage 1 again.")
         if counts.learned == 0:
             raise UserError(
                 f"{dataset}: no token is left to learn from ({counts.records} records used, {counts.too_long} "
-                f"longer than cutoff_len={settings.cutoff_len}, {counts.empty} empty). Raise cutoff_len, or look at "
-                "the data."
+                f"longer than cutoff_len={settings.cutoff_len}, {counts.empty} empty, {counts.unasked} of another "
+                "task or source language). Raise cutoff_len, or look at the data."
             )
         _write_blocks(temporary, settings)
         write_json(temporary / "counts.json", asdict(counts))
@@ -267,9 +280,11 @@ def _numbered_batches(records: Iterable[dict[str, Any]]) -> Iterator[list[tuple[
         yield batch
 
 
-def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[Encoded]) -> Counts:
-    """Write ids, learned and pieces. What is longer than a block is cut for pt, left out for sft and dpo."""
-    cutoff, counts, total = settings.cutoff_len, Counts(), 0
+def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[Encoded | None], counts: Counts) -> None:
+    """Write ids, learned and pieces; count. What is longer than a block is cut for pt, left out for sft and dpo."""
+    cutoff, total = settings.cutoff_len, 0
+    if settings.stage == "seq2seq":
+        cutoff *= 2  # source and target have one each
     of_record = zip(*[encoded] * pieces_a_record(settings), strict=True)
     with (
         open(folder / "ids", "wb") as ids_file,
@@ -277,8 +292,11 @@ def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[En
         open(folder / "pieces", "wb") as pieces_file,
     ):
         pieces_file.write(np.zeros(1, np.int64).tobytes())
-        for number, sequences in enumerate(of_record, start=1):
-            if settings.stage != "pt" and any(len(ids) > cutoff for ids, _ in sequences):
+        for number, record in enumerate(of_record, start=1):
+            sequences = [each for each in record if each is not None]
+            if not sequences:
+                continue
+            if settings.stage in ("sft", "dpo") and any(len(ids) > cutoff for ids, _ in sequences):
                 counts.too_long += 1
                 continue
             if any(np.count_nonzero(learned) < 2 for _, learned in sequences):
@@ -297,7 +315,6 @@ def _write_tokens(folder: Path, settings: TrainingSettings, encoded: Iterator[En
                 counts.cut += len(starts) > 1
                 counts.learned += int(np.count_nonzero(learned))
             counts.records += 1
-    return counts
 
 
 def _mapped(path: Path, dtype: Any) -> NDArray[Any]:

@@ -20,9 +20,17 @@ import torch
 
 from langadapt.errors import UserError
 from langadapt.files import check_vouched
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished
-from langadapt.training.costs import checkpoint_size, flops_of_step, peak_flops, peak_of_gpu
+from langadapt.training.costs import (
+    checkpoint_size,
+    flops_of_step,
+    flops_of_translations,
+    pairs_of_translations,
+    peak_flops,
+    peak_of_gpu,
+)
 from langadapt.training.data import Tokens, pieces_a_record, prepare_tokens, tokens_folder
 from langadapt.training.fitting import GIB, Hardware, base_config, fits, gib, reserve, ways_out
 from langadapt.training.kernels import choose_kernels
@@ -31,19 +39,23 @@ from langadapt.training.methods import count_parameters
 from langadapt.training.packing import efficiency
 from langadapt.training.preflight import check
 from langadapt.training.progress import read_log
-from langadapt.training.vocabulary import extend_tokenizer
+from langadapt.training.vocabulary import extend_tokenizer, with_languages
 
 _MFU = 0.4  # where none was stated or measured
 
 
 @dataclass(frozen=True)
 class Length:
-    """How much a run trains on: optimizer steps and, over all ranks, tokens and (token, token it sees) pairs."""
+    """How much a run trains on: optimizer steps and, over all ranks, tokens and (token, token it sees) pairs.
+
+    For seq2seq the pairs are those of every layer, and ``target_tokens`` those of the tokens that the decoder writes.
+    """
 
     steps: int
     steps_an_epoch: int
     tokens: float
     pairs: float
+    target_tokens: float = 0
 
 
 def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], hardware: Hardware) -> None:
@@ -59,6 +71,8 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
             texts = settings.vocabulary.texts or settings.dataset
             check_vouched(texts)
             tokenizer, *_ = extend_tokenizer(tokenizer, settings.vocabulary, texts)
+        elif isinstance(tokenizer, TranslationTokenizer) and settings.new_languages:
+            tokenizer = with_languages(tokenizer, settings.new_languages)
         folder = tokens_folder(settings, tokenizer, dataset_sha256)
         tokens = prepare_tokens(settings.dataset, settings, tokenizer, folder)
         beginning = _describe_beginning(settings, dataset_sha256, hardware)
@@ -68,7 +82,7 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
     stored = base.dtype or torch.float32  # what is made of it has its own
     model = fake_model(settings, base, kernels.attention)
     memory = forecast_memory(settings, model, hardware.ranks, hardware.gpu is not None)
-    length = None if tokens is None else length_of(settings, tokens, hardware.ranks)
+    length = None if tokens is None else length_of(settings, tokens, hardware.ranks, model)
 
     trained, total = count_parameters(model, settings)
     where = _counted(hardware.ranks, hardware.unit) + (f" ({hardware.gpu})" if hardware.gpu else "")
@@ -99,17 +113,21 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
         raise UserError("\n".join(obstacles))
 
 
-def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
+def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int, model: Any) -> Length:
     """Return how long a run is, as Trainer counts it: every rank takes as many batches, the last of them short."""
     keys = settings.model_dump()
     blocks = len(tokens.blocks) - 1
     batches = math.ceil(math.ceil(blocks / keys["per_device_train_batch_size"]) / ranks)
     steps_an_epoch = math.ceil(batches / keys["gradient_accumulation_steps"])
     steps = keys["max_steps"] if keys["max_steps"] > 0 else math.ceil(keys["num_train_epochs"] * steps_an_epoch)
+    epochs = steps / steps_an_epoch
     sizes = (tokens.pieces[1:] - tokens.pieces[:-1]).astype(float)
+    if settings.stage == "seq2seq":
+        targets = np.add.reduceat(tokens.learned.astype(float), tokens.pieces[:-1])
+        pairs = float(pairs_of_translations(model, sizes - targets, targets).sum())
+        return Length(steps, steps_an_epoch, epochs * len(tokens.ids), epochs * pairs, epochs * float(targets.sum()))
     if settings.packing == "joined":
         sizes = np.add.reduceat(sizes[tokens.order], tokens.blocks[:-1])
-    epochs = steps / steps_an_epoch
     return Length(steps, steps_an_epoch, epochs * len(tokens.ids), epochs * float((sizes * (sizes + 1) / 2).sum()))
 
 
@@ -124,7 +142,9 @@ def _counted(number: int, unit: str) -> str:
 
 def _describe_beginning(settings: TrainingSettings, dataset_sha256: str, hardware: Hardware) -> str | None:
     """Return where a start would begin, None where that is not known here; raises `UserError` if it would refuse."""
-    if hardware.elsewhere or settings.vocabulary is not None:  # a run is known by its base, which is still to be made
+    if (
+        hardware.elsewhere or settings.vocabulary is not None or settings.new_languages
+    ):  # a run is known by its base, which is still to be made
         return None
     run = describe_run(settings, dataset_sha256, hardware.ranks)
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
@@ -149,6 +169,11 @@ def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
             f"{_counted(tokens.counts.records, 'pair')} of a chosen and a rejected answer, {len(tokens.ids):,} tokens, "
             f"{tokens.counts.learned:,} of them in answers"
         )
+    if settings.stage == "seq2seq":
+        return (
+            f"{_counted(tokens.counts.records, 'translation')}, {len(tokens.ids):,} tokens, source and target of up to "
+            f"{settings.cutoff_len:,} each"
+        )
     return (
         f"{_counted(tokens.counts.records, 'record')}, {len(tokens.ids):,} tokens, "
         f"{_counted(len(tokens.blocks) - 1, 'block')} of up to {settings.cutoff_len:,}, "
@@ -171,7 +196,11 @@ def _describe_batch(
 
 def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardware: Hardware) -> list[str]:
     """Return how long the arithmetic takes at an MFU, and where that comes from."""
-    flops = flops_of_step(model, 1, 0) * length.tokens + flops_of_step(model, 0, 1) * length.pairs
+    if settings.stage == "seq2seq":
+        sources = length.tokens - length.target_tokens
+        flops = flops_of_translations(model, sources, length.target_tokens, length.pairs)
+    else:
+        flops = flops_of_step(model, 1, 0) * length.tokens + flops_of_step(model, 0, 1) * length.pairs
     if hardware.gpu is None:
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
         peak = peak_flops(torch.device("cpu"), dtype)  # of the whole machine, whose cores the ranks share

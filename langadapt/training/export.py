@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from langadapt.errors import UserError
 from langadapt.files import atomic_path, staged_folder, write_json, write_text
@@ -19,7 +19,7 @@ from langadapt.recipe.training import TrainingSettings
 from langadapt.training.averaging import average_checkpoints
 from langadapt.training.card import model_card
 from langadapt.training.checkpoints import Run, is_complete, steps_of
-from langadapt.training.data import Tokens
+from langadapt.training.data import AnyTokenizer, Tokens
 from langadapt.training.methods import count_parameters, reopen_model
 from langadapt.training.saving import RUN_FILE
 
@@ -29,10 +29,11 @@ ADAPTER_FOLDER, ARCHIVE = "adapter", "adapter.zip"
 
 def export_model(
     model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: AnyTokenizer,
     settings: TrainingSettings,
     run: Run,
     tokens: Tokens,
+    chosen_step: int | None = None,
 ) -> None:
     """Write the model, its tokenizer, its settings and its card into ``settings.output_dir``.
 
@@ -43,7 +44,8 @@ def export_model(
     changes to a weight that are smaller than 1/256 of it. Else it is saved as float32. Raises `UserError` when a weight
     is no finite number.
 
-    config.json comes last: a folder without it is no model.
+    ``chosen_step`` is the step that the weights are of, where it is not the last. config.json comes last: a folder
+    without it is no model.
     """
     trained, total = count_parameters(model, settings)
     with staged_folder(settings.output_dir, last="config.json", stale=[ARCHIVE]) as folder:
@@ -51,7 +53,7 @@ def export_model(
             model = _mean_of_last_checkpoints(settings)
         if isinstance(model, PeftModel):
             model = _write_and_merge(model, tokenizer, settings, folder / ADAPTER_FOLDER)
-            adapter_card = model_card(settings, run, tokens, trained, total, library="peft")
+            adapter_card = model_card(settings, run, tokens, trained, total, chosen_step, library="peft")
             write_text(folder / ADAPTER_FOLDER / "README.md", adapter_card)
         if settings.adapter_archive:
             _pack(folder / ADAPTER_FOLDER, folder / ARCHIVE)
@@ -68,12 +70,12 @@ def export_model(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_text(folder / SETTINGS_FILE, _settings_as_yaml(settings))
-        write_text(folder / "README.md", model_card(settings, run, tokens, trained, total))
+        write_text(folder / "README.md", model_card(settings, run, tokens, trained, total, chosen_step))
         write_json(folder / RUN_FILE, run)
 
 
 def _write_and_merge(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, settings: TrainingSettings, folder: Path
+    model: PeftModel, tokenizer: AnyTokenizer, settings: TrainingSettings, folder: Path
 ) -> PreTrainedModel:
     for parameter in model.parameters():
         if parameter.requires_grad:

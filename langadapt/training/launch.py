@@ -19,13 +19,11 @@ import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
-from transformers import PreTrainedTokenizerBase
 
 from langadapt.errors import UserError, run_command
 from langadapt.files import check_vouched, lock
 from langadapt.recipe.command_line import describe_keys
 from langadapt.recipe.training import SETTINGS, TrainingSettings, load_training_settings
-from langadapt.recipe.vocabulary import VocabularySettings
 from langadapt.training.checkpoints import (
     choose_checkpoint,
     describe_run,
@@ -33,7 +31,7 @@ from langadapt.training.checkpoints import (
     require_whole,
     set_aside_damaged,
 )
-from langadapt.training.data import evaluation_tokens_folder, prepare_tokens, tokens_folder
+from langadapt.training.data import AnyTokenizer, evaluation_tokens_folder, prepare_tokens, tokens_folder
 from langadapt.training.packing import describe, show_block
 from langadapt.training.progress import announce
 from langadapt.training.stopping import EXIT_REQUEUE, LAUNCHER, pass_on_stop_signals, requeue_when_asked
@@ -80,11 +78,11 @@ def main() -> None:
         dry_run(settings, config, overrides, hardware)
         return
     tokenizer = check(settings, config)
-    if settings.vocabulary is not None:
+    if settings.vocabulary is not None or settings.new_languages:
         overrides = [
             *overrides,
-            f"model_name_or_path={_extended_base(settings, settings.vocabulary)}",
-            "vocabulary=null",
+            f"model_name_or_path={_extended_base(settings)}",
+            *(["vocabulary=null"] if settings.vocabulary is not None else ["new_languages={}"]),
         ]
         settings = load_training_settings(config, overrides)
         tokenizer = check(settings, config)
@@ -107,7 +105,7 @@ def main() -> None:
         sys.exit(EXIT_REQUEUE)
 
 
-def _prepare_data(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase, dataset_sha256: str) -> None:
+def _prepare_data(settings: TrainingSettings, tokenizer: AnyTokenizer, dataset_sha256: str) -> None:
     """Encode and pack what is trained on and evaluated on, unless it is there, and say what it is."""
     announce(2, f"data: encoding {settings.dataset}")
     tokens = prepare_tokens(settings.dataset, settings, tokenizer, tokens_folder(settings, tokenizer, dataset_sha256))
@@ -134,21 +132,25 @@ def _number(text: str, most: float) -> float:
     return number
 
 
-def _extended_base(settings: TrainingSettings, vocabulary: VocabularySettings) -> Path:
+def _extended_base(settings: TrainingSettings) -> Path:
     """Return the folder of the base model with more vocabulary; the first machine makes it, if it is not there yet."""
-    from langadapt.training.vocabulary import VOCABULARY_FILE, extend_vocabulary
+    from langadapt.training.vocabulary import LANGUAGES_FILE, VOCABULARY_FILE, extend_languages, extend_vocabulary
 
     folder = Path(settings.output_dir) / "extended_base"
+    last = LANGUAGES_FILE if settings.vocabulary is None else VOCABULARY_FILE
     if _from_environment("NODE_RANK", 0) > 0:
         print(f"waiting for {folder}", flush=True)
         since = time.monotonic()
-        while not (folder / VOCABULARY_FILE).is_file():
+        while not (folder / last).is_file():
             if time.monotonic() - since > _PATIENCE:
                 raise UserError(f"{folder} is still not there; look at what the first machine (NODE_RANK=0) said.")
             time.sleep(5)
+    if settings.vocabulary is None:
+        base = str(settings.model_name_or_path)
+        return extend_languages(base, settings.new_languages, settings.language_tokens, folder)
     extend_vocabulary(
         str(settings.model_name_or_path),
-        vocabulary,
+        settings.vocabulary,
         settings.dataset,
         folder,
         trust_remote_code=settings.trust_remote_code,

@@ -10,17 +10,20 @@ from typing import Any
 
 import torch
 
-from langadapt.training.costs import flops_of_step, peak_flops
+from langadapt.models import IGNORE
+from langadapt.training.costs import flops_of_step, flops_of_translations, pairs_of_translations, peak_flops
 
 
 class Meter:
     """Counts what one rank trains on, and the seconds that takes: those of saving and evaluating are left out."""
 
+    # Tokens, positions with padding, and what the arithmetic follows from: pairs of a token and one it sees.
+    _kinds = 3
+
     def __init__(self, model: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.device = model, device
+        self.model, self.device, self.dtype = model, device, dtype
         self.peak_flops = peak_flops(device, dtype)
-        # Tokens, positions with padding, and pairs of a token and one it sees; on the device, not to wait for it.
-        self._counts = torch.zeros(3, dtype=torch.long, device=device)
+        self._counts = torch.zeros(self._kinds, dtype=torch.long, device=device)  # not to wait for the device
         self._seconds = 0.0
         self._since: float | None = time.perf_counter()  # None while paused
 
@@ -29,6 +32,9 @@ class Meter:
         positions = inputs["position_ids"]
         tokens = inputs.pop("num_tokens").sum().to(self.device)
         self._counts += torch.stack([tokens, torch.full_like(tokens, positions.numel()), (positions + 1).sum()])
+
+    def _flops(self, tokens: int, pairs: int) -> float:
+        return flops_of_step(self.model, tokens, pairs)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -48,11 +54,11 @@ class Meter:
         """
         with self.paused():
             seconds = self._seconds
-            counts = gather(self._counts).view(-1, 3)
+            counts = gather(self._counts).view(-1, self._kinds)
             ranks = len(counts)
-            tokens, positions, pairs = counts.sum(0).tolist()
+            tokens, positions, *work = counts.sum(0).tolist()
             peak = float(gather(torch.tensor([_peak_memory(self.device)], device=self.device)).max())
-            flops = flops_of_step(self.model, tokens, pairs)
+            flops = self._flops(tokens, *work)
             self._counts.zero_()
             self._seconds = 0.0
         return {
@@ -74,6 +80,23 @@ class Meter:
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+
+class TranslationMeter(Meter):
+    """A meter of `langadapt.training.translations.TranslationCollator`'s batches."""
+
+    _kinds = 4  # Tokens, positions, tokens of the target, and pairs in each layer.
+
+    def count(self, inputs: dict[str, Any]) -> None:
+        """Count a batch; takes its ``num_tokens`` out."""
+        tokens = inputs.pop("num_tokens").to(self.device)
+        sources, targets = inputs["attention_mask"].sum(1), (inputs["labels"] != IGNORE).sum(1)
+        positions = tokens.new_tensor(inputs["input_ids"].numel() + inputs["labels"].numel())
+        pairs = pairs_of_translations(self.model, sources, targets).sum()
+        self._counts += torch.stack([tokens.sum(), positions, tokens[1], pairs])
+
+    def _flops(self, tokens: int, target_tokens: int, pairs: int) -> float:  # type: ignore[override]
+        return flops_of_translations(self.model, tokens - target_tokens, target_tokens, pairs)
 
 
 def _peak_memory(device: torch.device) -> int:

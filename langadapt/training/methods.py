@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedModel
 
 from langadapt.errors import UserError
 from langadapt.files import read_json_object
 from langadapt.models import load_model, stop_token_ids
 from langadapt.models.adapters import open_adapter
 from langadapt.models.building import new_model
-from langadapt.models.folder import is_adapter
+from langadapt.models.folder import first_line, is_adapter
+from langadapt.models.loading import device_map
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.attention import set_attention
@@ -59,7 +61,7 @@ def check_method(settings: TrainingSettings, sharded: bool) -> None:
 
 def prepare_model(
     settings: TrainingSettings,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     device: torch.device | None = None,
     attention: str = "sdpa",
 ) -> Any:
@@ -70,12 +72,28 @@ def prepare_model(
     """
     trained, frozen = weight_types(settings)
     model = _open(settings, tokenizer, trained, frozen, device)
+    if settings.stage == "seq2seq":
+        _prepare_translator(model, tokenizer, attention)
+        return adapt_model(model, settings)
     set_attention(model, attention, isolated=settings.packing == "isolated")
     # torch leaves the row of padding without a gradient; here padding is never seen, and often the end of text as well.
     model.get_input_embeddings().padding_idx = None
     if settings.stage != "pt":
         model.generation_config.eos_token_id = stop_token_ids(tokenizer, model.generation_config, chat=True)
     return adapt_model(model, settings)
+
+
+def _prepare_translator(model: PreTrainedModel, tokenizer: TranslationTokenizer, attention: str) -> None:
+    try:
+        model.set_attn_implementation(attention)
+    except ValueError as error:
+        raise UserError(f"{model.name_or_path}: no {attention} attention ({first_line(error)}).") from None
+    for module in (model.get_encoder(), model.get_decoder()):
+        module.layerdrop = 0.0  # ranks that leave out different layers would add up gradients of different weights
+    targets = {direction.partition("-")[2] for direction in tokenizer.directions}
+    # One of several targets would be forced on the others.
+    forced = tokenizer.forced_bos_id(targets.pop()) if len(targets) == 1 else None
+    model.generation_config.forced_bos_token_id = forced
 
 
 def weight_types(settings: TrainingSettings) -> tuple[torch.dtype, torch.dtype]:
@@ -137,7 +155,7 @@ def first_new_row(settings: TrainingSettings) -> int:
 
 def _open(
     settings: TrainingSettings,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
     trained: torch.dtype,
     frozen: torch.dtype,
     device: torch.device | None,
@@ -152,7 +170,7 @@ def _open(
             bnb_4bit_use_double_quant=settings.double_quantization,
             bnb_4bit_compute_dtype=torch.float16 if settings.fp16 else frozen,
         )
-        options["device_map"] = {"": device or torch.device("cpu")}
+        options["device_map"] = device_map(str(settings.model_name_or_path), device or torch.device("cpu"))
     # The layers that freeze and embeddings train are read in full; the others are rounded afterwards.
     dtype = frozen if settings.finetuning_type in ADAPTERS else trained
     return load_model(str(settings.model_name_or_path), dtype, **options)
@@ -182,8 +200,15 @@ def _with_adapter(model: PreTrainedModel, settings: TrainingSettings) -> Any:
             f"lora_target names {adapted[0]}, but the input and output embeddings of {model.name_or_path} are one "
             f"tensor, which an adapter cannot change in two places. Train it whole: additional_target: {adapted[0]}."
         )
+    if settings.stage == "seq2seq" and (
+        whole := [n for n in settings.additional_target if _named(model, [n]) & _tables(model)]
+    ):
+        raise UserError(
+            f"additional_target names {whole[0]}, but encoder, decoder and output layer of {model.name_or_path} share "
+            "that tensor, which an adapter cannot train whole. Take finetuning_type: embeddings or full."
+        )
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if settings.stage == "seq2seq" else "CAUSAL_LM",
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha or 2 * settings.lora_rank,
         lora_dropout=settings.lora_dropout,
@@ -221,14 +246,11 @@ def _train_embeddings(model: PreTrainedModel, settings: TrainingSettings) -> Non
 
 def _chosen_modules(model: PreTrainedModel, settings: TrainingSettings) -> list[torch.nn.Module]:
     """Return the modules that ``finetuning_type: freeze`` trains."""
-    depth = model.config.get_text_config().num_hidden_layers
-    stack = next(
-        module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth
-    )
-    count = settings.freeze_trainable_layers
+    stacks = _stacks(model)
+    count, depth = settings.freeze_trainable_layers, min(map(len, stacks))
     if abs(count) > depth:
         raise UserError(f"freeze_trainable_layers is {count}, but {model.name_or_path} has {depth} layers.")
-    layers: Iterable[torch.nn.Module] = stack[-count:] if count > 0 else stack[:-count]
+    layers = [layer for stack in stacks for layer in (stack[-count:] if count > 0 else stack[:-count])]
     names = settings.freeze_trainable_modules
     _require_modules(model, [*settings.freeze_extra_modules, *(() if names == ["all"] else names)])
     chosen = [
@@ -237,11 +259,26 @@ def _chosen_modules(model: PreTrainedModel, settings: TrainingSettings) -> list[
         for name, module in layer.named_modules()
         if (name == "" if names == ["all"] else name.split(".")[-1] in names)
     ]
-    inside = {id(module) for module in stack.modules()}
+    inside = {id(module) for stack in stacks for module in stack.modules()}
     extra = settings.freeze_extra_modules
     return chosen + [
         module for name, module in model.named_modules() if name.split(".")[-1] in extra and id(module) not in inside
     ]
+
+
+def _tables(model: PreTrainedModel) -> set[int]:
+    """Return the ids of the modules that hold a table of the vocabulary."""
+    tables = {id(end.weight) for end in (model.get_input_embeddings(), model.get_output_embeddings())}
+    return {id(module) for module in model.modules() if id(getattr(module, "weight", None)) in tables}
+
+
+def _stacks(model: PreTrainedModel) -> list[torch.nn.ModuleList]:
+    """Return the stack of layers of a decoder, or those of encoder and decoder."""
+    if model.config.is_encoder_decoder:
+        return [model.get_encoder().layers, model.get_decoder().layers]
+    depth = model.config.get_text_config().num_hidden_layers
+    stacks = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == depth)
+    return [next(stacks)]
 
 
 def _named(model: PreTrainedModel, names: Iterable[str]) -> set[int]:

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from langadapt.models.chat import IGNORE
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.training import Packing
-from langadapt.training.data import Tokens
+from langadapt.training.data import AnyTokenizer, Tokens
 
 Example = dict[str, NDArray[np.int64]]
 
@@ -108,13 +108,20 @@ def describe(tokens: Tokens, cutoff_len: int, packing: Packing) -> Iterator[str]
         )
     if counts.too_long:
         yield f"{_several(counts.too_long, 'record')} longer than cutoff_len={cutoff_len} left out"
+    if counts.directions:
+        yield "directions: " + ", ".join(f"{name} {count:,}" for name, count in sorted(counts.directions.items()))
+    if counts.unasked:
+        others = _several(counts.unasked, "record")
+        yield f"{others} of another task, or out of a language not in source_languages, left out"
     if counts.empty:
         some = ", ".join(map(str, counts.empty_numbers)) + (", ..." if counts.empty > len(counts.empty_numbers) else "")
         yield f"{_several(counts.empty, 'record')} with nothing to learn under this tokenizer left out: {some}"
 
 
-def show_block(tokens: Tokens, tokenizer: PreTrainedTokenizerBase, index: int = 0) -> str:
+def show_block(tokens: Tokens, tokenizer: AnyTokenizer, index: int = 0) -> str:
     """Return the first documents of a block as text, «what is not learned» marked, long parts without their middle."""
+    if isinstance(tokenizer, TranslationTokenizer):
+        tokenizer = tokenizer.tokenizer
     pieces = tokens.order[tokens.blocks[index] : tokens.blocks[index + 1]]
     lines = []
     for piece in pieces[:_SHOWN_DOCUMENTS]:

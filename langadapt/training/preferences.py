@@ -97,7 +97,9 @@ class PreferenceTrainer(AdaptationTrainer, DPOTrainer):  # type: ignore[misc]
         self._reference_files = reference_files
         super().__init__(**options)
         self._drop_copied_adapter()
-        self._forget_own_loss()
+
+    def _choose_loss(self) -> None:
+        """Leave the loss to TRL."""
 
     # What TRL does for its users and is done elsewhere here, or not at all
 

@@ -15,17 +15,19 @@ from langadapt.files import probe_folder, require_file
 from langadapt.models import find_model, load_tokenizer
 from langadapt.models.building import new_config
 from langadapt.models.templates import set_chat_template
+from langadapt.models.translation import TranslationTokenizer, is_encoder_decoder, load_translation_tokenizer
 from langadapt.recipe.training import TrainingSettings
 from langadapt.recipe.yaml_file import read_yaml
+from langadapt.training.arguments import training_arguments
+from langadapt.training.data import AnyTokenizer
 from langadapt.training.methods import check_method
 from langadapt.training.sharding import is_sharded
-from langadapt.training.trainer import training_arguments
 
 _PACKAGED = ("tensorboard", "wandb", "trackio", "mlflow", "swanlab", "clearml", "codecarbon", "dvclive")
 
 
-def check(settings: TrainingSettings, config: str | Path, planned: bool = False) -> PreTrainedTokenizerBase:
-    """Check everything but the data's content, and make output_dir; return the tokenizer, with its template but for pt.
+def check(settings: TrainingSettings, config: str | Path, planned: bool = False) -> AnyTokenizer:
+    """Check everything but the data's content, and make output_dir; return the tokenizer, for chats with its template.
 
     ``config`` is the recipe's file: the files beside it are the recipes of the stages before. ``planned`` says that the
     run will be on another machine's GPUs. Raises `UserError`.
@@ -34,13 +36,14 @@ def check(settings: TrainingSettings, config: str | Path, planned: bool = False)
         require_file(dataset, f"Stage 1 has not run; run it with: {_preprocess(config)}")
     _check_model_is_there(settings, config)
     check_method(settings, is_sharded(settings))
+    _check_kind(settings)
     if not planned:
         _check_gpu(settings)
     _check_trackers(settings)
     # On the CPU and without DeepSpeed this touches no device; it finds what only TrainingArguments knows.
     training_arguments(settings, deepspeed=None, fsdp=None, use_cpu=True, tf32=None, ddp_backend=None)
     tokenizer = _open_tokenizer(settings, config)
-    if settings.stage != "pt":
+    if isinstance(tokenizer, PreTrainedTokenizerBase) and settings.stage != "pt":
         set_chat_template(tokenizer, settings.template)
     _check_sizes(settings, tokenizer)
     probe_folder(settings.output_dir)
@@ -72,7 +75,9 @@ def _recipe_that_makes(settings: TrainingSettings, config: str | Path) -> Path |
     return cpt if settings.stage == "sft" and cpt.is_file() else None
 
 
-def _open_tokenizer(settings: TrainingSettings, config: str | Path) -> PreTrainedTokenizerBase:
+def _open_tokenizer(settings: TrainingSettings, config: str | Path) -> AnyTokenizer:
+    if settings.stage == "seq2seq":
+        return load_translation_tokenizer(str(settings.model_name_or_path), settings.language_tokens)
     try:
         return load_tokenizer(settings.tokenizer_source)
     except UserError as error:
@@ -81,6 +86,14 @@ def _open_tokenizer(settings: TrainingSettings, config: str | Path) -> PreTraine
         raise UserError(
             f"{error}\nStage 1 trains it where a recipe has `new_tokenizer`: {_preprocess(config)}"
         ) from None
+
+
+def _check_kind(settings: TrainingSettings) -> None:
+    name, translates = settings.model_name_or_path, settings.stage == "seq2seq"
+    if name is None or is_encoder_decoder(name, settings.trust_remote_code) == translates:
+        return
+    kind = "a decoder alone: it takes stage: sft" if translates else "an encoder-decoder model: it takes stage: seq2seq"
+    raise UserError(f"stage is {settings.stage}, but {name} is {kind}.")
 
 
 def _preprocess(config: str | Path) -> str:
@@ -113,7 +126,7 @@ def _check_trackers(settings: TrainingSettings) -> None:
             raise UserError(f"report_to: {name} needs the package of that name: pip install {name}.")
 
 
-def _check_sizes(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase) -> None:
+def _check_sizes(settings: TrainingSettings, tokenizer: AnyTokenizer) -> None:
     if settings.model is not None:
         loaded = new_config(settings.model.config, tokenizer).get_text_config()
     else:
@@ -129,8 +142,9 @@ def _check_sizes(settings: TrainingSettings, tokenizer: PreTrainedTokenizerBase)
             f"cutoff_len is {settings.cutoff_len}, but {settings.base_name} was made for at most {longest} "
             f"tokens (max_position_embeddings). Lower cutoff_len."
         )
-    if len(tokenizer) > loaded.vocab_size:
+    size = len(tokenizer.tokenizer if isinstance(tokenizer, TranslationTokenizer) else tokenizer)
+    if size > loaded.vocab_size:
         raise UserError(
-            f"{settings.base_name}: the tokenizer has {len(tokenizer)} tokens, the model only "
+            f"{settings.base_name}: the tokenizer has {size} tokens, the model only "
             f"{loaded.vocab_size}. Take both from the same model."
         )

@@ -19,41 +19,16 @@ from typing import Any
 
 import torch
 from torch import distributed
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback
 
 from langadapt.errors import UserError
 from langadapt.files import read_json_object
 from langadapt.models import IGNORE
-from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import Run, steps_of
 from langadapt.training.costs import checkpoint_size
 from langadapt.training.loss import ChunkedLoss, loss_obstacle
 from langadapt.training.metering import Meter
 from langadapt.training.saving import STAGING, folder_size, publish, remove_checkpoint, require_space
-
-
-def training_arguments(settings: TrainingSettings, **changes: Any) -> TrainingArguments:
-    """Return the TrainingArguments of a recipe; raises `UserError` for what transformers finds contradictory."""
-    ours = {"logging_nan_inf_filter": False, "ddp_find_unused_parameters": False}
-    keys = ours | settings.trainer_keys() | changes
-    if keys.get("use_liger_kernel"):  # the loss takes Liger's kernel itself
-        keys["liger_kernel_config"] = {"fused_linear_cross_entropy": False, "cross_entropy": False}
-    # `AdaptationTrainer` deletes old checkpoints itself, once the new one is whole.
-    keys["save_total_limit"] = None
-    if keys.get("use_cpu") and "optim" in keys:
-        # Paging moves an optimizer's state between a GPU and the CPU's memory, where it is already.
-        keys["optim"] = str(keys["optim"].value).removeprefix("paged_")
-    kind: type[TrainingArguments] = TrainingArguments
-    if settings.stage == "dpo":
-        from trl import DPOConfig
-
-        kind = DPOConfig
-        # Its defaults are others. Pairs that are too long are left out before, so that nothing is cut.
-        keys |= settings.preference_keys() | {"max_length": None, "gradient_checkpointing": None}
-    try:
-        return kind(**keys)
-    except ValueError as error:
-        raise UserError(f"settings: {error}") from None
 
 
 class AdaptationTrainer(Trainer):  # type: ignore[misc]
@@ -84,22 +59,23 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         self._loss_before_step: torch.Tensor | None = None
         self._evaluation_was_cut = False
         self.saved_step, self.save_is_due = -1, False
+        self.kept_step: int | None = None  # a checkpoint that save_total_limit does not count
         self.add_callback(_StopTogether(self))
 
-        self.loss_obstacle = loss_obstacle(self.model)
         self._training_loss: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self._evaluation_loss: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.loss_obstacle is None:
+        self.loss_obstacle = self._choose_loss()
+
+    # Loss and gradients
+
+    def _choose_loss(self) -> str | None:
+        """Set how the loss is taken; return why it has to hold the logits of all tokens, None where it has not."""
+        obstacle = loss_obstacle(self.model)
+        if obstacle is None:
             self._training_loss = ChunkedLoss(self.model, self.args.label_smoothing_factor)
             self._evaluation_loss = ChunkedLoss(self.model)
             self.label_smoother = None  # Trainer's own wants the logits
-
-    def _forget_own_loss(self) -> None:
-        """Leave the loss to the trainer that this one is mixed with."""
-        self.loss_obstacle = None
-        self._training_loss = self._evaluation_loss = contextlib.nullcontext()
-
-    # Loss and gradients
+        return obstacle
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return the mean loss a token over all ranks and accumulated batches, as Trainer does; count the tokens."""
@@ -148,6 +124,11 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
                 f"{self.args.output_dir} (resume_despite=[learning_rate]), or anew in another output_dir."
             )
         return norm
+
+    @property
+    def last_step_was_skipped(self) -> bool:
+        """Whether the weights are still those of the step before."""
+        return self._skipped_in_a_row > 0
 
     # Stopping
 
@@ -204,12 +185,18 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
             examples = examples or [{**data[0], "labels": data[0]["labels"] * 0 + IGNORE}]
             batch = self._prepare_inputs(self.data_collator(examples))
             del batch["num_tokens"]
-            with torch.no_grad(), self.compute_loss_context_manager(), self._evaluation_loss:
-                loss = self.model_wrapped(**batch, use_cache=False, num_items_in_batch=1).loss
-            total += torch.stack([loss.double(), (batch["labels"][:, 1:] != IGNORE).sum()])
+            with torch.no_grad(), self.compute_loss_context_manager():
+                loss, learned = self._summed_loss(batch)
+            total += torch.stack([loss.double(), learned])
         if ranks > 1:
             distributed.all_reduce(total)
         return {"eval_loss": float(total[0] / total[1]), "eval_tokens": int(total[1])}
+
+    def _summed_loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return nats and learned tokens of a batch."""
+        with self._evaluation_loss:
+            loss = self.model_wrapped(**batch, use_cache=False, num_items_in_batch=1).loss
+        return loss, (batch["labels"][:, 1:] != IGNORE).sum()
 
     # Logging
 
@@ -243,7 +230,8 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
                     write(folder / STAGING / f"checkpoint-{step}")
                 publish(folder / f"checkpoint-{step}", self.run, step)
                 limit = self.run["settings"]["save_total_limit"]
-                for old in steps_of(folder)[:-limit] if limit else []:
+                counted = [step for step in steps_of(folder) if step != self.kept_step]
+                for old in counted[:-limit] if limit else []:
                     remove_checkpoint(folder / f"checkpoint-{old}")
             self.accelerator.wait_for_everyone()
         self.saved_step = step
