@@ -21,7 +21,7 @@ from langadapt.recipe.preprocess import PreprocessSettings
 from langadapt.recipe.settings import Settings, load_settings
 from langadapt.recipe.training import load_training_settings
 from langadapt.recipe.weights import WeightsSettings
-from langadapt.recipe.yaml_file import parse_value
+from langadapt.recipe.yaml_file import parse_value, read_yaml
 from langadapt.runs.commands import RecipeCommands
 
 CONFIGS = REPOSITORY / "configs"
@@ -47,6 +47,8 @@ def test_every_shipped_file_is_valid_and_opens_with_its_command(path: Path) -> N
     stage = path.stem.partition("_")[0]  # preprocess_finance.yaml is one of stage 1 too
     if stage in STAGES:
         load_settings(STAGES[stage], path)
+    elif path.stem == "defaults":
+        assert read_yaml(path)[0]  # checked with the files that name it
     else:
         load_training_settings(path)
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
@@ -256,6 +258,44 @@ def test_contradictions_are_all_reported() -> None:
         )
     for part in ("the layout of 'mix'", "'nowhere'", "has no fr", "'none' lacks {text}"):
         assert part in str(caught.value)
+
+
+def test_defaults_hold_where_a_file_has_no_key_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "all.yaml").write_text("code: bo\nscripts: [Tibetan]\nnames: {zh: 藏文}\n", encoding="utf-8")
+    path = tmp_path / "x.yaml"
+    path.write_text("defaults: shared/all.yaml\nnames: {en: Tibetan}\ncode: dz\n", encoding="utf-8")
+    values, places = read_yaml(path)
+    assert values == {"code": "dz", "scripts": ["Tibetan"], "names": {"en": "Tibetan"}}
+    assert places["scripts", 0] == f"{tmp_path / 'shared' / 'all.yaml'}, line 2"
+    assert places["names", "en"] == f"{path}, line 2"
+    assert ("names", "zh") not in places
+    (tmp_path / "shared" / "all.yaml").write_text("scripts: [Tibetn]\nautonim: x\n", encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_settings(Language, path)
+    assert "all.yaml, line 1: `scripts`" in str(caught.value)
+    assert "all.yaml, line 2: unknown key `autonim`. Did you mean `autonym`?" in str(caught.value)
+    path.write_text("code: bo\ndefaults: shared/none.yaml\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"x\.yaml, line 2: `defaults` names .*shared/none\.yaml, which is not there"):
+        read_yaml(path)
+
+
+def test_the_five_translators_have_the_published_hyperparameters() -> None:
+    published = {
+        "m2m100_418m": (12, 2e-4, None),
+        "mbart50_mmt_fr": (8, 1.5e-4, ["fr"]),
+        "mbart50_mmt_en": (8, 1.5e-4, ["en"]),
+        "opus_mt_en_fr": (16, 3e-4, ["en"]),
+        "opus_mt_fr_en": (16, 3e-4, ["fr"]),
+    }
+    for name, (size, rate, sources) in published.items():
+        settings = load_training_settings(CONFIGS / f"csas_{name}" / "train.yaml")
+        keys = settings.model_dump()
+        assert (keys["per_device_train_batch_size"], settings.learning_rate) == (size, rate)
+        assert settings.source_languages == sources
+        assert (keys["gradient_accumulation_steps"], keys["num_train_epochs"], settings.bf16) == (2, 1, True)
+        assert (settings.finetuning_type, settings.lora_rank, settings.lora_alpha) == ("lora", 32, 64)
+        assert (settings.cutoff_len, keys["warmup_steps"], keys["label_smoothing_factor"]) == (512, 0.03, 0.1)
 
 
 @pytest.mark.parametrize("recipe", WITH_STAGE_1, ids=lambda path: path.name)

@@ -38,8 +38,8 @@ def choose_kernels(settings: TrainingSettings) -> Kernels:
     if attention == "auto":
         half = settings.bf16 or settings.fp16
         flash = on_gpu and half and is_flash_attn_2_available()
-        # Compiled code would be compiled anew for every number of documents; the answers of dpo are padded, and an encoder
-        # reads one a row.
+        # Compiled code would be compiled anew for every number of documents. The answers of dpo are padded, and an
+        # encoder reads one text a row.
         padded = asked["torch_compile"] or settings.stage in ("dpo", "seq2seq")
         attention = "flash_attention_2" if flash else "sdpa" if padded else BY_DOCUMENT
     elif reason := next(_attention_lacks(attention, settings, on_gpu), None):
