@@ -152,10 +152,10 @@ def test_steps_and_tokens_are_those_of_the_run(config: Path) -> None:
     settings = load_training_settings(config, overrides)
     tokenizer = load_tokenizer(settings.tokenizer_source)
     tokens = prepare_tokens(settings.dataset, settings, tokenizer, config.parent / "tokens")
-    length = length_of(settings, tokens, ranks=1, model=None)
+    length = length_of(settings, tokens, ranks=1)
     last = read_log(train(config, *overrides))[-1]
     assert (length.steps, length.tokens) == (last["step"], last["tokens_seen"])
-    assert length_of(settings, tokens, ranks=2, model=None).steps_an_epoch == -(-length.steps_an_epoch // 2)
+    assert length_of(settings, tokens, ranks=2).steps_an_epoch == -(-length.steps_an_epoch // 2)
 
 
 @pytest.fixture

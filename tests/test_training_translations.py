@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from runs import losses, recipe, shell, train
+from runs import launch_here, losses, recipe, shell, train
 from torch.nn import functional
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments
 from translators import FAMILIES, make_translators, place_names, seq2seq_keys, write_records
@@ -167,6 +167,8 @@ def test_losses_are_those_of_a_plain_seq2seq_trainer(
 
     plain = Seq2SeqTrainer(model=model, args=arguments, train_dataset=Translations(tokens), data_collator=plain_batch)
     plain.train()
+    model(**plain_batch([Translations(tokens)[0]])).loss.backward()
+    assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
     wanted = [record["loss"] for record in plain.state.log_history if "loss" in record]
     assert [loss for _, loss in losses(output)] == pytest.approx(wanted, rel=1e-5)
 
@@ -281,3 +283,12 @@ def test_arithmetic_of_a_translation(translators: dict[str, Path]) -> None:
     found = flops_of_translations(model, source, target, pairs)
     small = 6 * max(source, target) * sum(weight.numel() for weight in matrices.values())
     assert 6 * multiplied <= found <= 6 * multiplied + small
+
+
+def test_a_dry_run_says_that_it_knows_no_translators(
+    translators: dict[str, Path], records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = seq2seq_keys(dataset=str(records))
+    config = recipe("seq2seq", translators["m2m100"], records.parent, tmp_path / "run", **keys)
+    with pytest.raises(UserError, match="--dry_run forecasts decoders alone, not stage: seq2seq"):
+        launch_here(config, monkeypatch, "--dry_run")

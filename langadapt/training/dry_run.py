@@ -20,17 +20,9 @@ import torch
 
 from langadapt.errors import UserError
 from langadapt.files import check_vouched
-from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished
-from langadapt.training.costs import (
-    checkpoint_size,
-    flops_of_step,
-    flops_of_translations,
-    pairs_of_translations,
-    peak_flops,
-    peak_of_gpu,
-)
+from langadapt.training.costs import checkpoint_size, flops_of_step, peak_flops, peak_of_gpu
 from langadapt.training.data import Tokens, pieces_a_record, prepare_tokens, tokens_folder
 from langadapt.training.fitting import GIB, Hardware, base_config, fits, gib, reserve, ways_out
 from langadapt.training.kernels import choose_kernels
@@ -39,23 +31,19 @@ from langadapt.training.methods import count_parameters
 from langadapt.training.packing import efficiency
 from langadapt.training.preflight import check
 from langadapt.training.progress import read_log
-from langadapt.training.vocabulary import extend_tokenizer, with_languages
+from langadapt.training.vocabulary import extend_tokenizer
 
 _MFU = 0.4  # where none was stated or measured
 
 
 @dataclass(frozen=True)
 class Length:
-    """How much a run trains on: optimizer steps and, over all ranks, tokens and (token, token it sees) pairs.
-
-    For seq2seq the pairs are those of every layer, and ``target_tokens`` those of the tokens that the decoder writes.
-    """
+    """How much a run trains on: optimizer steps and, over all ranks, tokens and (token, token it sees) pairs."""
 
     steps: int
     steps_an_epoch: int
     tokens: float
     pairs: float
-    target_tokens: float = 0
 
 
 def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], hardware: Hardware) -> None:
@@ -63,6 +51,10 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
 
     Raises `UserError` at the end when a start would be refused, and when it would not fit, with the keys to change.
     """
+    if settings.stage == "seq2seq":
+        raise UserError(
+            "--dry_run forecasts decoders alone, not stage: seq2seq. Start the run; it checks itself first."
+        )
     obstacles, tokens, beginning = [], None, None
     try:
         tokenizer = check(settings, config, planned=hardware.gpu is not None)
@@ -71,8 +63,6 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
             texts = settings.vocabulary.texts or settings.dataset
             check_vouched(texts)
             tokenizer, *_ = extend_tokenizer(tokenizer, settings.vocabulary, texts)
-        elif isinstance(tokenizer, TranslationTokenizer) and settings.new_languages:
-            tokenizer = with_languages(tokenizer, settings.new_languages)
         folder = tokens_folder(settings, tokenizer, dataset_sha256)
         tokens = prepare_tokens(settings.dataset, settings, tokenizer, folder)
         beginning = _describe_beginning(settings, dataset_sha256, hardware)
@@ -82,7 +72,7 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
     stored = base.dtype or torch.float32  # what is made of it has its own
     model = fake_model(settings, base, kernels.attention)
     memory = forecast_memory(settings, model, hardware.ranks, hardware.gpu is not None)
-    length = None if tokens is None else length_of(settings, tokens, hardware.ranks, model)
+    length = None if tokens is None else length_of(settings, tokens, hardware.ranks)
 
     trained, total = count_parameters(model, settings)
     where = _counted(hardware.ranks, hardware.unit) + (f" ({hardware.gpu})" if hardware.gpu else "")
@@ -113,21 +103,17 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
         raise UserError("\n".join(obstacles))
 
 
-def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int, model: Any) -> Length:
+def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
     """Return how long a run is, as Trainer counts it: every rank takes as many batches, the last of them short."""
     keys = settings.model_dump()
     blocks = len(tokens.blocks) - 1
     batches = math.ceil(math.ceil(blocks / keys["per_device_train_batch_size"]) / ranks)
     steps_an_epoch = math.ceil(batches / keys["gradient_accumulation_steps"])
     steps = keys["max_steps"] if keys["max_steps"] > 0 else math.ceil(keys["num_train_epochs"] * steps_an_epoch)
-    epochs = steps / steps_an_epoch
     sizes = (tokens.pieces[1:] - tokens.pieces[:-1]).astype(float)
-    if settings.stage == "seq2seq":
-        targets = np.add.reduceat(tokens.learned.astype(float), tokens.pieces[:-1])
-        pairs = float(pairs_of_translations(model, sizes - targets, targets).sum())
-        return Length(steps, steps_an_epoch, epochs * len(tokens.ids), epochs * pairs, epochs * float(targets.sum()))
     if settings.packing == "joined":
         sizes = np.add.reduceat(sizes[tokens.order], tokens.blocks[:-1])
+    epochs = steps / steps_an_epoch
     return Length(steps, steps_an_epoch, epochs * len(tokens.ids), epochs * float((sizes * (sizes + 1) / 2).sum()))
 
 
@@ -142,9 +128,7 @@ def _counted(number: int, unit: str) -> str:
 
 def _describe_beginning(settings: TrainingSettings, dataset_sha256: str, hardware: Hardware) -> str | None:
     """Return where a start would begin, None where that is not known here; raises `UserError` if it would refuse."""
-    if (
-        hardware.elsewhere or settings.vocabulary is not None or settings.new_languages
-    ):  # a run is known by its base, which is still to be made
+    if hardware.elsewhere or settings.vocabulary is not None:  # a run is known by its base, which is still to be made
         return None
     run = describe_run(settings, dataset_sha256, hardware.ranks)
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
@@ -169,11 +153,6 @@ def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
             f"{_counted(tokens.counts.records, 'pair')} of a chosen and a rejected answer, {len(tokens.ids):,} tokens, "
             f"{tokens.counts.learned:,} of them in answers"
         )
-    if settings.stage == "seq2seq":
-        return (
-            f"{_counted(tokens.counts.records, 'translation')}, {len(tokens.ids):,} tokens, source and target of up to "
-            f"{settings.cutoff_len:,} each"
-        )
     return (
         f"{_counted(tokens.counts.records, 'record')}, {len(tokens.ids):,} tokens, "
         f"{_counted(len(tokens.blocks) - 1, 'block')} of up to {settings.cutoff_len:,}, "
@@ -196,11 +175,7 @@ def _describe_batch(
 
 def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardware: Hardware) -> list[str]:
     """Return how long the arithmetic takes at an MFU, and where that comes from."""
-    if settings.stage == "seq2seq":
-        sources = length.tokens - length.target_tokens
-        flops = flops_of_translations(model, sources, length.target_tokens, length.pairs)
-    else:
-        flops = flops_of_step(model, 1, 0) * length.tokens + flops_of_step(model, 0, 1) * length.pairs
+    flops = flops_of_step(model, 1, 0) * length.tokens + flops_of_step(model, 0, 1) * length.pairs
     if hardware.gpu is None:
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
         peak = peak_flops(torch.device("cpu"), dtype)  # of the whole machine, whose cores the ranks share
@@ -234,7 +209,8 @@ def _say_disk(settings: TrainingSettings, model: Any, total: int, length: Length
     elif when == "epoch" and length is not None:
         count = math.ceil(length.steps / length.steps_an_epoch)
     if keys["save_total_limit"]:
-        count = min(count, keys["save_total_limit"] + 1)  # an old one goes when the new one is whole
+        best = settings.early_stopping_patience is not None  # is kept beside the last
+        count = min(count, keys["save_total_limit"] + 1 + best)  # an old one goes when the new one is whole
     folder = next(path for path in (Path(settings.output_dir), *Path(settings.output_dir).parents) if path.is_dir())
     free = disk_usage(folder).free
     if math.isinf(count):

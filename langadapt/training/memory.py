@@ -21,13 +21,7 @@ from accelerate.utils.operations import convert_outputs_to_fp32
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    PreTrainedConfig,
-)
+from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
 
 from langadapt.files import read_json_object
 from langadapt.recipe.methods import ADAPTERS
@@ -37,7 +31,6 @@ from langadapt.training.data import pieces_a_record
 from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
 from langadapt.training.methods import adapt_model, weight_types
 from langadapt.training.sharding import is_sharded, zero_stage
-from langadapt.training.translator_loss import TranslatorLoss
 
 # Stands in for flash attention, which keeps the same tensors and needs a GPU: sdpa without a mask.
 _UNMASKED = "sdpa_without_mask"
@@ -74,8 +67,7 @@ def fake_model(settings: TrainingSettings, config: PreTrainedConfig, attention: 
     """
     with torch.device("meta"):
         trust = settings.trust_remote_code
-        kind = AutoModelForSeq2SeqLM if settings.stage == "seq2seq" else AutoModelForCausalLM
-        model = kind.from_config(config, dtype=weight_types(settings)[0], trust_remote_code=trust)
+        model = AutoModelForCausalLM.from_config(config, dtype=weight_types(settings)[0], trust_remote_code=trust)
         model.name_or_path = settings.base_name
         # Documents that share a row are kept apart by a dense mask, and so is the padding of shorter rows.
         alone = settings.packing != "isolated" and _sequences(settings) == 1
@@ -225,12 +217,9 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
     hooks.append(model.get_output_embeddings().register_forward_pre_hook(enter_head))
     if keys["activation_checkpointing"]:
         model.activation_checkpointing_enable(keys["activation_checkpointing_kwargs"])
-    chunk, smoothing = GPU_CHUNK if on_gpu else CPU_CHUNK, keys["label_smoothing_factor"]
     loss: Any = nullcontext()
-    if settings.stage == "seq2seq":
-        translator_loss = TranslatorLoss(model, smoothing, chunk)
-    elif loss_obstacle(model) is None:
-        loss = ChunkedLoss(model, smoothing, chunk)
+    if loss_obstacle(model) is None:
+        loss = ChunkedLoss(model, keys["label_smoothing_factor"], GPU_CHUNK if on_gpu else CPU_CHUNK)
     forward = model
     if settings.deepspeed is None and (settings.bf16 or settings.fp16):  # as accelerate wraps it
         half = torch.bfloat16 if settings.bf16 else torch.float16
@@ -241,18 +230,12 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
         ids, positions = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
         for _ in range(min(2, keys["gradient_accumulation_steps"])):
             into("activations")
-            if settings.stage == "seq2seq":
-                batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "decoder_input_ids": ids}
-                with translator_loss.of(ids, 1):
-                    outputs = forward(**batch, use_cache=False)
-                loss_of_batch = translator_loss(outputs, ids, 1)
-            else:
-                batch = {"input_ids": ids, "labels": ids, "position_ids": positions}
-                with loss:
-                    outputs = forward(**batch, use_cache=False, num_items_in_batch=1)
-                loss_of_batch = outputs.loss
+            batch = {"input_ids": ids, "labels": ids, "position_ids": positions}
+            with loss:
+                outputs = forward(**batch, use_cache=False, num_items_in_batch=1)
+            loss_of_batch = outputs.loss
             del outputs
-            loss_of_batch.backward()  # type: ignore[no-untyped-call]
+            loss_of_batch.backward()
     for hook in hooks:
         hook.remove()
     model.zero_grad()

@@ -179,6 +179,10 @@ def _open(
 def _choose_trained(model: PreTrainedModel, settings: TrainingSettings) -> None:
     """Let only those parameters ask gradients that a method without an adapter trains."""
     if settings.finetuning_type == "full":
+        for module in model.modules():
+            # Marian's sines and cosines are parameters, which get no gradient: other ranks would wait for one.
+            if type(module).__name__ == "MarianSinusoidalPositionalEmbedding":
+                module.requires_grad_(False)
         return
     model.requires_grad_(False)
     if settings.finetuning_type == "embeddings":
