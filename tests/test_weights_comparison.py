@@ -20,7 +20,7 @@ from langadapt.errors import UserError
 from langadapt.weights.checkpoints import open_checkpoints
 from langadapt.weights.comparison import compare, rank_correlation
 from langadapt.weights.rounding import unchanged_by_rounding
-from langadapt.weights.tensor_types import layer_of, tensor_type
+from langadapt.weights.tensor_types import layer_of, model_order, tensor_type
 
 Weights = dict[str, torch.Tensor]
 EMBEDDING = "model.embed_tokens.weight"
@@ -352,7 +352,7 @@ def test_a_hub_name_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
     ("name", "kind", "layer"),
     [
         ("model.embed_tokens.weight", "embedding", None),
-        ("transformer.wpe.weight", "embedding", None),
+        ("transformer.wpe.weight", "position", None),
         ("model.layers.17.post_attention_layernorm.weight", "norm", 17),
         ("model.layers.3.self_attn.q_norm.weight", "norm", 3),
         ("transformer.h.5.ln_1.weight", "norm", 5),
@@ -361,13 +361,32 @@ def test_a_hub_name_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
         ("model.layers.0.self_attn.q_proj.bias", "bias", 0),
         ("transformer.h.11.ln_2.bias", "bias", 11),
         ("model.layers.2.mlp.experts.7.down_proj.weight", "mlp", 2),
-        ("model.encoder.layers.2.fc1.weight", "mlp", 2),
+        ("model.encoder.layers.2.fc1.weight", "mlp", "encoder 2"),
+        ("model.decoder.layers.2.encoder_attn.q_proj.weight", "cross-attention", "decoder 2"),
+        ("model.decoder.layers.2.encoder_attn_layer_norm.weight", "norm", "decoder 2"),
+        ("model.decoder.layers.2.self_attn.q_proj.weight", "attention", "decoder 2"),
+        ("model.shared.weight", "embedding", None),
+        ("model.encoder.embed_positions.weight", "position", None),
+        ("final_logits_bias", "bias", None),
         ("lm_head.weight", "output", None),
         ("backbone.layers.4.mixer.A_log", "other", 4),
     ],
 )
-def test_types_and_layers_from_names(name: str, kind: str, layer: int | None) -> None:
+def test_types_and_layers_from_names(name: str, kind: str, layer: int | str | None) -> None:
     assert (tensor_type(name), layer_of(name)) == (kind, layer)
+
+
+def test_text_passes_the_encoder_before_the_decoder() -> None:
+    names = [
+        "model.shared.weight",
+        "model.encoder.layers.2.fc1.weight",
+        "model.encoder.layers.10.fc1.weight",
+        "model.encoder.layer_norm.weight",
+        "model.decoder.layers.0.fc1.weight",
+        "model.decoder.layers.3.fc1.weight",
+        "lm_head.weight",
+    ]
+    assert sorted(names, key=model_order) == names
 
 
 def test_rank_correlation_is_spearmans() -> None:

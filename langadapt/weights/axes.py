@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,7 +15,7 @@ from langadapt.figures import color_of, note
 from langadapt.weights.comparison import Record, Stage
 from langadapt.weights.tensor_types import TYPES
 
-_COLORS = dict(zip(TYPES, map(color_of, (0, 1, 2, 7, 4, 3, 9)), strict=True))
+_COLORS = dict(zip(TYPES, map(color_of, (0, 5, 1, 8, 2, 7, 4, 3, 9)), strict=True))
 _MOST_TICKS = 8
 
 
@@ -56,20 +57,34 @@ def log_axis(ax: Axes, which: Literal["x", "y"], values: Sequence[float]) -> Non
     axis.set_ticks([], minor=True)
 
 
-def depth_axis(ax: Axes, layers: int) -> None:
-    """Make the x axis run from the embedding through the layers to the output, as `depths` places them."""
-    before, after = _ends(layers)
-    numbered = range(0, layers, max(1, math.ceil(layers / 10)))
-    ax.set_xticks([before, *numbered, after], ["in", *map(str, numbered), "out"])
+def depth_axis(ax: Axes, layers: Sequence[int | str]) -> None:
+    """Make the x axis run from the embedding through the layers to the output, as `depths` places them.
+
+    ``layers`` are what `layer_of` calls them, in their order.
+    """
+    before, after = _ends(len(layers))
+    shown = range(0, len(layers), max(1, math.ceil(len(layers) / 10)))
+    ax.set_xticks([before, *shown, after], ["in", *(short_layer(layers[place]) for place in shown), "out"])
     ax.set_xlim(before - 0.8, after + 0.8)
-    ax.set_xlabel("layer (in: embedding; out: final norm and output)")
+    ax.set_xlabel(f"layer{stacks_of(layers)} (in: embedding; out: final norm and output)")
 
 
-def depths(tensors: Sequence[Record], layers: int) -> list[float]:
+def short_layer(layer: int | str) -> str:
+    """Return what an axis calls a layer: 3, or e3 for ``encoder 3``."""
+    return re.sub(r"(?<=^[ed])\w+ ", "", str(layer))
+
+
+def stacks_of(layers: Sequence[int | str]) -> str:
+    """Return what the letters of `short_layer` mean, in brackets; nothing for a model of one stack."""
+    return " (e: encoder; d: decoder)" if any(isinstance(layer, str) for layer in layers) else ""
+
+
+def depths(tensors: Sequence[Record], layers: Sequence[int | str]) -> list[float]:
     """Return the place of each tensor on a `depth_axis`."""
-    before, after = _ends(layers)
-    outside = [before if tensor["type"] == "embedding" else after for tensor in tensors]
-    return [place if t["layer"] is None else t["layer"] for t, place in zip(tensors, outside, strict=True)]
+    before, after = _ends(len(layers))
+    places: dict[int | str, float] = {layer: float(place) for place, layer in enumerate(layers)}
+    outside = [before if tensor["type"] in ("embedding", "position") else after for tensor in tensors]
+    return [places.get(t["layer"], place) for t, place in zip(tensors, outside, strict=True)]
 
 
 def rows_axis(ax: Axes, labels: Sequence[str], rows: int) -> None:

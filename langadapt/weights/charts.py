@@ -147,7 +147,7 @@ def draw_layer_types(results: Record, stage: Stage) -> Figure:
 
 def draw_distributions(results: Record, stage: Stage) -> Figure:
     """Return the distribution of relative changes over tensors, and where in the depth of the model they are."""
-    layers = len(results["layers"])
+    layers = [layer["layer"] for layer in results["layers"]]
     figure, (left, right) = new_figure(1, 2, width=13, height=5)
     drawn = _with_relative(results["tensors"], [stage])
     if drawn:
@@ -183,7 +183,7 @@ def draw_distributions(results: Record, stage: Stage) -> Figure:
 
 def draw_correlation(results: Record) -> Figure:
     """Return the two stages' relative changes against each other, and the cosine between their directions."""
-    layers = len(results["layers"])
+    layers = [layer["layer"] for layer in results["layers"]]
     figure, (left, right) = new_figure(1, 2, width=13, height=5.4)
     rho, cosine = results["rank_correlation"]["relative"], results["total"]["delta_cosine"]
     ranked = sum(all(t[stage.pair]["relative"] is not None for stage in STAGES) for t in results["tensors"])

@@ -92,7 +92,19 @@ def _open(role: str, name: str) -> Checkpoint:
         base = _open(role, adapter_base(path))
         return replace(base, path=path, tensors=adapted_tensors(path, base.tensors))
     tensors: dict[str, Source] = {t.name: t for shard in check_model_folder(path) for t in tensors_in(shard)}
-    return Checkpoint(role, path, tensors, read_json_object(path / "config.json"))
+    return Checkpoint(role, path, _without_copies(tensors), read_json_object(path / "config.json"))
+
+
+def _without_copies(tensors: dict[str, Source]) -> dict[str, Source]:
+    """Leave out what encoder and decoder store of an embedding that they share, where it is only that again."""
+    shared = next((tensor for name, tensor in tensors.items() if f".{name}".endswith(".shared.weight")), None)
+    if shared is None:
+        return tensors
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not (name.endswith(".embed_tokens.weight") and _equal(tensor, shared))
+    }
 
 
 def _folder(role: str, name: str) -> Path:

@@ -70,7 +70,7 @@ def compare(
         rounding = _rounding(one, [tensor.dtype for tensor in triple])
         measured.append((record | describe_change(one.sums, rounding), one.sums))
     tensors = [tensor for tensor, _ in measured]
-    layers = sorted({tensor["layer"] for tensor in tensors if tensor["layer"] is not None})
+    layers = list(dict.fromkeys(tensor["layer"] for tensor in tensors if tensor["layer"] is not None))
     by_type = [(kind, [pair for pair in measured if pair[0]["type"] == kind]) for kind in TYPES]
     matrices = [pair for pair in measured if pair[0]["type"] not in ("norm", "bias")]
     by_layer = [(layer, [pair for pair in matrices if pair[0]["layer"] == layer]) for layer in layers]
@@ -120,7 +120,7 @@ def add_spectra(results: Record, checkpoints: Sequence[Checkpoint], slice_size: 
             before, after = (checkpoint.tensors[tensor["name"]] for checkpoint in checkpoints[place : place + 2])
             squares = energies(before, after, slice_size)
             tensor[stage.pair]["spectrum"] = describe_spectrum(squares)
-            if tensor["type"] in ("attention", "mlp") and squares[0] > 0:
+            if tensor["type"] in ("attention", "cross-attention", "mlp") and squares[0] > 0:
                 adapted[stage.pair].append(squares)
     results["lora_rank"] = {
         pair: {str(part): rank_for(spectra, part) for part in ENERGIES} if spectra else None

@@ -11,7 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from langadapt.figures import MISSING, color_of, new_figure
-from langadapt.weights.axes import colors, definition, depth_axis, depths, notes, say, title, type_legend
+from langadapt.weights.axes import (
+    colors,
+    definition,
+    depth_axis,
+    depths,
+    notes,
+    say,
+    short_layer,
+    stacks_of,
+    title,
+    type_legend,
+)
 from langadapt.weights.comparison import STAGES, Record, Stage
 from langadapt.weights.spectra import ENERGIES
 
@@ -38,7 +49,7 @@ def draw_heatmap(results: Record) -> Figure:
             say(ax, f"{stage.title} changed no tensor within a layer")
         else:
             _cells(figure, ax, shades, types, layers)
-    axes[-1].set_xlabel("layer")
+    axes[-1].set_xlabel(f"layer{stacks_of(layers)}")
     title(figure, "Relative change by type of tensor and layer")
     sentences = [definition(stage) for stage in STAGES]
     notes(
@@ -51,7 +62,7 @@ def draw_heatmap(results: Record) -> Figure:
     return figure
 
 
-def _cells(figure: Figure, ax: Axes, shades: numpy.ndarray, types: list[str], layers: list[int]) -> None:
+def _cells(figure: Figure, ax: Axes, shades: numpy.ndarray, types: list[str], layers: list[int | str]) -> None:
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.set_facecolor(MISSING)
@@ -64,7 +75,7 @@ def _cells(figure: Figure, ax: Axes, shades: numpy.ndarray, types: list[str], la
                 color = "white" if norm(shade) < 0.62 else "black"
                 ax.text(column, row, f"{shade:.2g}", ha="center", va="center", fontsize=8, color=color)
     every = math.ceil(len(layers) / _MOST_TICKS)
-    ax.set_xticks(range(0, len(layers), every), list(map(str, layers[::every])))
+    ax.set_xticks(range(0, len(layers), every), [short_layer(layer) for layer in layers[::every]])
     ax.set_yticks(range(len(types)), types)
     ax.tick_params(length=0)
     bar = figure.colorbar(image, ax=ax, pad=0.01, aspect=12)
@@ -79,10 +90,11 @@ def draw_spectrum(results: Record) -> Figure | None:
         return None
     figure, (left, right) = new_figure(1, 2, width=14, height=5.2)
     _shares_by_rank(left, results)
+    layers = [layer["layer"] for layer in results["layers"]]
     matrices = [tensor for tensor in results["tensors"] if any(tensor[s.pair].get("spectrum") for s in STAGES)]
     for stage, mark in zip(STAGES, _MARKS, strict=True):
         changed = [tensor for tensor in matrices if tensor[stage.pair].get("spectrum")]
-        places = depths(changed, len(results["layers"]))
+        places = depths(changed, layers)
         parts = [_effective_part(tensor, stage) for tensor in changed]
         fill = colors(changed)
         right.scatter(
@@ -90,7 +102,7 @@ def draw_spectrum(results: Record) -> Figure | None:
             facecolors=fill if stage is STAGES[0] else "none",
         )  # fmt: skip
     if matrices:
-        depth_axis(right, len(results["layers"]))
+        depth_axis(right, layers)
         right.set_ylim(0, 102)
     else:
         say(right, "no matrix changed")

@@ -127,18 +127,19 @@ def _stage(results: Record, stage: Stage) -> list[str]:
     if len(layers) > 1:
         most = ", ".join(str(layer["layer"]) for layer in layers[:3])
         words += (
-            f"By layer, norms and biases left aside, the largest relative changes are in {most} (layer "
-            f"{layers[0]['layer']}: "
-            f"{percent(layers[0][stage.pair]['relative'])}), the smallest in layer {layers[-1]['layer']} "
+            f"By layer, norms and biases left aside, the largest relative changes are in {most} "
+            f"({_layer(layers[0])}: "
+            f"{percent(layers[0][stage.pair]['relative'])}), the smallest in {_layer(layers[-1])} "
             f"({percent(layers[-1][stage.pair]['relative'])})."
         )
     lines += paragraph(words) + _identical(total, stage) + _lora_rank(results, stage)
     columns = f"{'tensors':>7}  {'parameters':>14}  {'relative':>10}  {'L2':>10}  {'of all squared change':>21}"
-    lines += ["", f"  {'type':10}  {columns}"]
+    width = max(10, *(len(kind["type"]) for kind in results["types"]))
+    lines += ["", f"  {'type':{width}}  {columns}"]
     for kind in results["types"]:
-        figures = kind[stage.pair]
+        name, figures = kind["type"].ljust(width), kind[stage.pair]
         lines.append(
-            f"  {kind['type']:10}  {kind['tensors']:7}  {kind['parameters']:14,}  {percent(figures['relative']):>10}  "
+            f"  {name}  {kind['tensors']:7}  {kind['parameters']:14,}  {percent(figures['relative']):>10}  "
             f"{figures['l2']:10.4g}  {percent((figures['l2'] / total['l2']) ** 2):>21}"
         )
     for key, title in (("relative", "Largest relative change"), ("l2", "Largest L2 change")):
@@ -148,6 +149,10 @@ def _stage(results: Record, stage: Stage) -> list[str]:
             figures = tensor[stage.pair]
             lines.append(f"    {percent(figures['relative']):>10}   L2 {figures['l2']:<10.4g} {tensor['name']}")
     return lines
+
+
+def _layer(layer: Record) -> str:
+    return f"layer {layer['layer']}" if isinstance(layer["layer"], int) else str(layer["layer"])
 
 
 def _limits(results: Record) -> list[str]:
