@@ -76,6 +76,53 @@ def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+PAIRS = [
+    ("The weather is good.", "Il fait beau."),
+    ("We are learning.", "Nous apprenons."),
+    ("A red house.", "Une maison rouge."),
+    ("March 2025.", "Mars 2025."),
+    ("Where is the station?", "Où est la gare ?"),
+    ("The dog is asleep; the cat is not.", "Le chien dort ; le chat, non."),
+]
+
+
+@pytest.fixture(scope="session")
+def translators(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """An M2M100 (English and French, both ways) and a Marian (en-fr) that have learned six pairs by heart."""
+    import torch
+
+    from langadapt.files import write_json
+    from langadapt.models import load_model
+    from langadapt.models.small_translator import make_small_translator
+    from langadapt.models.translation import TRANSLATION_FILE, load_translation_tokenizer
+
+    folder = tmp_path_factory.mktemp("translators")
+    texts = {"en": [source for source, _ in PAIRS], "fr": [target for _, target in PAIRS]}
+    for family, directions in (("m2m100", ["fr-en", "en-fr"]), ("marian", ["en-fr"])):
+        path = folder / family
+        make_small_translator(family, texts, path, vocab_size=120, hidden_size=32, max_length=64)
+        model, tokenizer = load_model(str(path)).train(), load_translation_tokenizer(str(path))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for step in range(100):
+            source, target = directions[step % len(directions)].split("-")
+            inputs = tokenizer.encode_source(texts[source], source, target)
+            labels = tokenizer.encode_target(texts[target], target)
+            width, length = max(map(len, inputs)), max(map(len, labels))
+            pad = tokenizer.tokenizer.pad_token_id
+            ids = torch.tensor([row + [pad] * (width - len(row)) for row in inputs])
+            model(
+                input_ids=ids,
+                attention_mask=(ids != pad).long(),
+                labels=torch.tensor([row + [-100] * (length - len(row)) for row in labels]),
+            ).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval().save_pretrained(path)
+        if family == "m2m100":
+            write_json(path / TRANSLATION_FILE, {"language_tokens": {}, "directions": directions})
+    return {path.name: path for path in folder.iterdir()}
+
+
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a command in the repository's root, as a user would: ``run_script("1_preprocess.py", "seed=1")``."""

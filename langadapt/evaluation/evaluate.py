@@ -16,7 +16,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from langadapt import __version__
 from langadapt.errors import UserError
 from langadapt.evaluation.choices import measure_choices, read_choice_set
-from langadapt.evaluation.generation.engine import open_model, require_engine, transformers_engine, vllm_engine
+from langadapt.evaluation.generation.engine import (
+    open_model,
+    open_tokenizer,
+    require_engine,
+    transformers_engine,
+    vllm_engine,
+)
 from langadapt.evaluation.generation.prompts import choose_prompts
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.evaluation.generation.translation import ask_all, open_predictions, translate
@@ -36,11 +42,12 @@ from langadapt.evaluation.scores.adequacy import Adequacy, Comet, Labse
 from langadapt.evaluation.scores.contamination import FoundItems, find_items
 from langadapt.evaluation.scores.diagnostics import load_identifier
 from langadapt.evaluation.scores.scoring import score_translation
-from langadapt.evaluation.test_sets import TestSets, TranslationSet, read_test_sets
+from langadapt.evaluation.test_sets import TestSets, TranslationSet, read_test_sets, what_a_translator_can
 from langadapt.files import check_vouched, require_file, sha256_of
 from langadapt.metrics import make_metric
-from langadapt.models import find_model, load_tokenizer
+from langadapt.models import find_model
 from langadapt.models.likelihood import longest_sequence
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe import load_language
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.recipe.test_sets import ChoiceSet
@@ -74,16 +81,24 @@ def evaluate_model(settings: EvaluationSettings, way_out: str, ranks: Ranks) -> 
         files |= _hashes(choice_set)
     found = _look_for(test, training, settings.contamination_ngram) if training and ranks.rank == 0 else None
 
-    tokenizer = load_tokenizer(settings.model_path)
+    tokenizer = open_tokenizer(settings)
     model = open_model(settings, ranks)
+    if isinstance(tokenizer, TranslationTokenizer):
+        test = what_a_translator_can(tokenizer, test, settings.choice_sets)
+        missing |= test.missing
     dtype, device = str(model.dtype).removeprefix("torch."), model.device
     prompts = choose_prompts(tokenizer, model.generation_config, settings)
     for translation_set in test.translations:
         for prompt_format, shots in prompts:  # a record that does not fit is said before hours of measuring
             ask_all(tokenizer, longest_sequence(model), translation_set, prompt_format, shots, settings)
-    likelihoods, documents = _measure_texts(model, tokenizer, test, settings, ranks)
-    choices, answers = _measure_questions(model, tokenizer, settings, ranks, missing)
-    if settings.engine == "vllm":  # which takes all of the GPU
+    likelihoods: list[Likelihood] = []
+    documents: list[Document] = []
+    choices: list[Choices] = []
+    answers: list[Answer] = []
+    if not isinstance(tokenizer, TranslationTokenizer):
+        likelihoods, documents = _measure_texts(model, tokenizer, test, settings, ranks)
+        choices, answers = _measure_questions(model, tokenizer, settings, ranks, missing)
+    if settings.engine == "vllm" and not isinstance(tokenizer, TranslationTokenizer):  # which takes all of the GPU
         del model
         torch.cuda.empty_cache()
         engine = vllm_engine(tokenizer, settings)

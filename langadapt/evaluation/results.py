@@ -83,20 +83,20 @@ class Score(_Value):
 class Prompt(_Value):
     """How the model was asked: the format, the examples shown (per record), and the first prompt, letter for letter."""
 
-    format: Literal["chat", "few_shot"]
-    asked: int  # examples asked for, 0 with chat
+    format: Literal["chat", "few_shot", "translation"]
+    asked: int  # examples asked for, 0 but for few_shot
     examples: dict[int, int]  # number of examples -> records that got so many
     first: str
 
     @property
     def name(self) -> str:
-        """``chat``, or ``4-shot``: what was asked for, the same for all models."""
-        return "chat" if self.format == "chat" else f"{self.asked}-shot"
+        """``4-shot``, ``chat``, or ``translation`` of a translator: what was asked for, the same for all models."""
+        return f"{self.asked}-shot" if self.format == "few_shot" else self.format
 
     def describe(self) -> str:
-        """Say what was done in two words: ``chat``, ``4-shot``, ``2-4-shot`` where not all fitted."""
-        if self.format == "chat":
-            return "chat"
+        """Say what was done in two words: as `name` does, but ``2-4-shot`` where not all examples fitted."""
+        if self.format != "few_shot":
+            return self.format
         fewest, most = min(self.examples), max(self.examples)
         return f"{most}-shot" if fewest == most else f"{fewest}-{most}-shot"
 

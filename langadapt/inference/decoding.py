@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from langadapt.models.translation import TranslationTokenizer
+
 Choose = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]  # of logits, (rows, vocabulary), and their prompts
 Ended = Callable[[list[int]], bool]  # says of the new tokens of a row whether they are complete
 
@@ -34,8 +36,10 @@ def without_model_defaults(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+def decode(tokenizer: PreTrainedTokenizerBase | TranslationTokenizer, ids: Sequence[int]) -> str:
     """Return the text of generated ids, special tokens removed and spaces left as they are."""
+    if isinstance(tokenizer, TranslationTokenizer):
+        return tokenizer.decode(ids)
     text: str = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return text
 
@@ -189,17 +193,25 @@ def decode_with_transformers(
     ended: Ended,
     stop_ids: Sequence[int],
     num_beams: int,
+    forced_bos_id: int | None = None,
 ) -> list[list[int]]:
-    """Return the new tokens of each prompt by transformers' `generate`; what follows the end of a row is padding."""
-    width = max(map(len, prompts))
+    """Return the new tokens of each prompt by transformers' `generate`; what follows the end of a row is padding.
+
+    An encoder reads the prompts of an encoder-decoder model, whose decoder then begins with ``forced_bos_id``, if any.
+    """
     # Ended rows are filled with the padding token. Where that is a stop token, the first one ends the text.
     padding = stop_ids[0] if stop_ids else 0
-    input_ids = torch.tensor([[padding] * (width - len(prompt)) + list(prompt) for prompt in prompts])
-    attention_mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    if model.config.is_encoder_decoder:
+        # On the right, and with the model's own token: some count positions from the left, some by that token.
+        input_ids, attention_mask = _padded(prompts, model.config.pad_token_id, on_left=False)
+        start = 1  # the decoder's start token
+    else:
+        input_ids, attention_mask = _padded(prompts, padding, on_left=True)
+        start = input_ids.shape[1]
 
     def rows_ended(ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         beams = len(ids) // len(limits)  # beam search shows its candidates, several rows a prompt
-        new = ids[:, width:].tolist()
+        new = ids[:, start:].tolist()
         done = [len(row) >= limits[place // beams] or ended(row) for place, row in enumerate(new)]
         return torch.tensor(done, device=ids.device)
 
@@ -210,6 +222,7 @@ def decode_with_transformers(
         eos_token_id=list(stop_ids) or None,
         pad_token_id=padding,
         use_cache=True,
+        **decoder_options(model, forced_bos_id),
     )
     with without_model_defaults(model), torch.inference_mode():
         output = model.generate(
@@ -218,4 +231,30 @@ def decode_with_transformers(
             generation_config=config,
             stopping_criteria=[rows_ended],
         )
-    return [row[:limit] for row, limit in zip(output[:, width:].tolist(), limits, strict=True)]
+    return [row[:limit] for row, limit in zip(output[:, start:].tolist(), limits, strict=True)]
+
+
+def decoder_options(model: PreTrainedModel, forced_bos_id: int | None) -> dict[str, Any]:
+    """Return what `generate` must be told of an encoder-decoder model once its own config is left out, else nothing.
+
+    Padding is never generated: Marian's decoder was trained with it as start token, and may give it a high score.
+    """
+    if not model.config.is_encoder_decoder:
+        return {}
+    config: Any = model.config
+    first = model.generation_config.decoder_start_token_id if model.generation_config else None
+    return {
+        "decoder_start_token_id": config.decoder_start_token_id if first is None else first,
+        "forced_bos_token_id": forced_bos_id,
+        "suppress_tokens": [config.pad_token_id],
+    }
+
+
+def _padded(prompts: Sequence[Sequence[int]], padding: int, on_left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return prompts filled up to the longest, and 1 where they are, both (prompts, width)."""
+    width = max(map(len, prompts))
+    ids, mask = torch.full((len(prompts), width), padding), torch.zeros((len(prompts), width), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        place = slice(width - len(prompt), width) if on_left else slice(len(prompt))
+        ids[row, place], mask[row, place] = torch.tensor(prompt), 1
+    return ids, mask

@@ -20,6 +20,7 @@ from langadapt.inference.decoding import (
     rounding_margin,
     sampler,
 )
+from langadapt.models.translation import TranslationTokenizer
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Generation:
 class Stop:
     """What ends an answer: one of some tokens, or a text in it."""
 
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: PreTrainedTokenizerBase | TranslationTokenizer
     ids: Sequence[int]
     text: str | None
 
@@ -63,7 +64,7 @@ class Stop:
 
 def generate_batched(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | TranslationTokenizer,
     prompts: Sequence[Sequence[int]],
     *,
     stop_ids: Sequence[int],
@@ -72,6 +73,7 @@ def generate_batched(
     num_beams: int = 1,
     stop_text: str | None = None,
     strict: bool = False,
+    forced_bos_id: int | None = None,
     counts: Counter[str] | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -88,6 +90,9 @@ def generate_batched(
 
     ``strict`` gives the text that the prompt has in a batch of its own, whatever the budget: prompts with a token that
     was ahead of the next likeliest by no more than a rounding error are generated again, alone, at the end.
+
+    ``forced_bos_id`` is the token that the decoder of an encoder-decoder model is made to begin with, such as the mark
+    of the target language; prompts are what its encoder reads.
 
     ``counts``, where given, is added to: ``batches``, ``halved``, and ``alone`` for prompts of the kind just told.
     Raises `UserError` when the memory does not hold even one prompt, and for ``strict`` with anything but a decoder in
@@ -124,7 +129,7 @@ def generate_batched(
                 choose = sampler([seeds[i] for i in batch], room, temperature, top_p) if temperature else None
                 rows = decode_greedily(model, asked, room, stop.ended, margin if len(batch) > 1 else None, choose)
             else:
-                rows = decode_with_transformers(model, asked, room, stop.ended, stop_ids, num_beams)
+                rows = decode_with_transformers(model, asked, room, stop.ended, stop_ids, num_beams, forced_bos_id)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise UserError(

@@ -12,8 +12,10 @@ from tqdm import tqdm
 from langadapt.files.partial import PartialFile
 from langadapt.inference.generation import Generation
 from langadapt.models.folder import adapter_base, is_adapter
+from langadapt.models.translation import TRANSLATION_FILE
 
-_MODEL_FILES = ("*.safetensors", "*config.json", "tokenizer*", "chat_template.jinja")
+_MODEL_FILES = ["*.safetensors", "*config.json", "tokenizer*", "chat_template.jinja"]
+_MODEL_FILES += ["vocab.json", "*.spm", "sentencepiece*", TRANSLATION_FILE]  # of translators
 
 
 def generate_missing(

@@ -37,7 +37,8 @@ def token_bytes(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
     piece: str = tokenizer.convert_ids_to_tokens(token)
     if token in tokenizer.added_tokens_decoder:
         return piece.encode()
-    if "ByteLevel" in str(tokenizer.backend_tokenizer.decoder) and all(symbol in _BYTES for symbol in piece):
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # not of M2M100 and Marian, which are plain Python
+    if backend and "ByteLevel" in str(backend.decoder) and all(symbol in _BYTES for symbol in piece):
         return bytes(_BYTES[symbol] for symbol in piece)
     if match := _BYTE.fullmatch(piece):
         return bytes.fromhex(match[1])

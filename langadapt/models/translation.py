@@ -25,6 +25,7 @@ from langadapt.errors import UserError
 from langadapt.files import read_json_object, write_json
 from langadapt.models.folder import WAY_OUT, adapter_base, find_model, first_line, is_adapter
 from langadapt.recipe import load_language
+from langadapt.recipe.language import PROFILES
 
 # Beside a model that was trained here: {"language_tokens": {language: token}, "directions": ["en-fr"]}.
 TRANSLATION_FILE = "translation.json"
@@ -198,6 +199,20 @@ def load_translation_tokenizer(name: str, language_tokens: Mapping[str, str] | N
     record = path / TRANSLATION_FILE
     stored = read_json_object(record).get("language_tokens", {}) if record.is_file() else {}
     return TranslationTokenizer(tokenizer, {**stored, **(language_tokens or {})})
+
+
+def usual_direction(name: str, tokenizer: TranslationTokenizer) -> str | None:
+    """Return the direction that a translator was trained in last, or has alone; None where it has several."""
+    record = Path(name) / TRANSLATION_FILE
+    trained = read_json_object(record).get("directions") if record.is_file() else None
+    if trained:
+        return str(trained[-1])
+    if tokenizer.languages_are_marked:
+        return None
+    codes = sorted(file.stem for file in PROFILES.glob("*.yaml"))
+    own = [getattr(tokenizer.tokenizer, name, None) for name in ("source_lang", "target_lang")]
+    found = [next((code for code in codes if mark and _means(mark, code)), None) for mark in own]
+    return None if None in found else "-".join(map(str, found))
 
 
 def _class_names(tokenizer: Any) -> Iterable[str]:

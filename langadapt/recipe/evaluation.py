@@ -65,7 +65,7 @@ class EvaluationSettings(Settings):
     prompt_format: Literal["auto", "chat", "few_shot"] = Field(
         "auto",
         description="few_shot: translations to continue, the same for all models; chat: the chat template; auto: "
-        "few_shot, and chat as well for a model trained to answer in turns",
+        "few_shot, and chat as well for a model trained to answer in turns. A translator is given the source alone",
     )
     prompt_language: str = Field("zh", description="language of the names that label the lines of a few-shot prompt")
     num_fewshot: int | list[int] = Field(
@@ -85,7 +85,13 @@ class EvaluationSettings(Settings):
         1.5, ge=1, description="generation may take so many times the reference's tokens, and 16 more"
     )
     max_new_tokens: int = Field(512, ge=1, description="--predict: longest answer, in tokens")
-    num_beams: int = Field(1, ge=1, description="1: greedy; more: beam search, several times slower")
+    num_beams: int = Field(
+        1, ge=1, description="1: greedy, for translators too; more: beam search, several times slower"
+    )
+    language_tokens: dict[str, str] = Field(
+        default_factory=dict,
+        description="of a translator: tokens of languages whose profile does not tell them, e.g. {bo: my_MM}",
+    )
     strict: bool = Field(
         False,
         description="the same text for any batch size: float32, and what hangs by a rounding error generated alone",

@@ -2,6 +2,17 @@
 
 from langadapt.text.normalization import normalize
 from langadapt.text.scripts import latin_words, main_script, numbers, script_share
-from langadapt.text.segmentation import bleu_units, sentences, units
+from langadapt.text.segmentation import bleu_units, cut_to_fit, sentences, units, whole_sentences
 
-__all__ = ["bleu_units", "latin_words", "main_script", "normalize", "numbers", "script_share", "sentences", "units"]
+__all__ = [
+    "bleu_units",
+    "cut_to_fit",
+    "latin_words",
+    "main_script",
+    "normalize",
+    "numbers",
+    "script_share",
+    "sentences",
+    "units",
+    "whole_sentences",
+]

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
-import regex
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from langadapt.corpus.alignment.features import Features, extract, occurrences, token_index
 from langadapt.recipe.language import Language
-from langadapt.text import numbers
+from langadapt.text import numbers, whole_sentences
 from langadapt.text.blocks import TextBlock, offsets_of
 
 Floats = NDArray[np.float64]
@@ -80,16 +79,8 @@ def split_pair(
 
 
 def _sentences(text: str, language: Language) -> _Sentences:
-    ends = regex.escape(language.sentence_ends)
-    # Closing quotes and brackets belong to the sentence they close, and so do lone marks before white space.
-    after = regex.compile(rf"[{ends}](?:[{ends}\s\p{{Pe}}\p{{Pf}}]|[\p{{P}}--[\p{{Pi}}\p{{Ps}}]]+(?=\s|$))*", regex.V1)
-    bounds = [0]
-    for end in after.finditer(text):
-        # Where words are set apart, a full stop inside a number or a name ends no sentence.
-        if language.segmentation != "words" or end.group()[-1].isspace():
-            bounds.append(end.end())
-    bounds = [bound for bound in bounds if bound < len(text)] + [len(text)]
-    parts = [text[a:b] for a, b in pairwise(bounds)]
+    parts = whole_sentences(text, language.sentence_ends, spaced=language.segmentation == "words")
+    bounds = [0, *accumulate(map(len, parts))]
     return _Sentences(text, bounds, extract(TextBlock(parts), language.segmentation))
 
 

@@ -144,7 +144,8 @@ def _forgetting(comparison: Comparison, bits: Mapping[str, _Bits]) -> list[Chang
     """Return what each model lost or gained against the first one on languages that none of the results trains.
 
     Bits per byte of other languages, and chrF into them; of two views of a direction the shared prompt, so that the
-    stage is compared and not the prompt. The first model, in the order of the charts, is the baseline.
+    stage is compared and not the prompt. The first model, in the order of the charts, is the baseline; a translator is
+    no stage of a decoder model, nor the other way round.
     """
     trained = {result.settings.get("language") for result in comparison.results.values()}
     baseline, *models = comparison.results
@@ -155,7 +156,7 @@ def _forgetting(comparison: Comparison, bits: Mapping[str, _Bits]) -> list[Chang
         before = metric.figures[baseline]
         for model in models:
             after = metric.figures[model]
-            if before and after:
+            if before and after and (before.prompt == "translation") == (after.prompt == "translation"):
                 known = bits.get(metric.key, {}).get((baseline, model))
                 difference, interval = known or (after.value - before.value, None)
                 p = metric.p_value(baseline, model)

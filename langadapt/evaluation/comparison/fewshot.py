@@ -15,12 +15,13 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
+from langadapt.evaluation.comparison.figures import own_rank
 from langadapt.evaluation.results import Evaluation, Translation
 from langadapt.figures import color_of, new_figure, note
 from langadapt.recipe.test_sets import OWN
 
 _METRICS = {"chrf": "chrF", "bleu": "BLEU"}
-_CHAT = ", chat"  # after a model's name in the legend
+_OWN = ("chat", "translation")  # prompts without examples, of some models only
 
 Value = TypeVar("Value")
 
@@ -32,7 +33,7 @@ class FewShotRow(NamedTuple):
     direction: str
     metric: str  # chrF or BLEU
     model: str
-    prompt: str  # 0-shot, 1-shot, ..., chat
+    prompt: str  # 0-shot, 1-shot, ..., chat, translation
     score: float
     low: float | None  # ends of the 95 % interval; None for a single item
     high: float | None
@@ -43,7 +44,7 @@ class FewShotRow(NamedTuple):
 
 
 def fewshot_rows(evaluations: Mapping[str, Evaluation]) -> list[FewShotRow]:
-    """Return the study's figures by test set, direction, metric, model and number of examples, chat last.
+    """Return the study's figures by test set, direction, metric, model and number of examples, own prompts last.
 
     ``evaluations`` are by model name, in the order of the charts; models that were asked only once stand in it too, to
     be compared with. Empty where there is no study.
@@ -53,9 +54,7 @@ def fewshot_rows(evaluations: Mapping[str, Evaluation]) -> list[FewShotRow]:
         asked = [
             (model, translation)
             for model, evaluation in evaluations.items()
-            for translation in sorted(
-                evaluation.translations, key=lambda t: (t.prompt.format == "chat", t.prompt.asked)
-            )
+            for translation in sorted(evaluation.translations, key=lambda t: own_rank(t.prompt))
             if (translation.test_set, translation.direction) == (test_set, direction)
         ]
         for metric, shown in _METRICS.items():
@@ -106,7 +105,9 @@ def fewshot_chart(evaluations: Mapping[str, Evaluation]) -> Canvas | None:
     for ax in axes[: len(panels)]:
         for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
             entries.setdefault(name, handle)
-    order = [name for model in colors for name in (model, model + _CHAT) if name in entries]
+    order = [
+        name for model in colors for name in (model, *(_legend(model, prompt) for prompt in _OWN)) if name in entries
+    ]
     figure.legend([entries[name] for name in order], order, loc="outside upper left", ncols=4)
     note(figure, "\n".join(textwrap.fill(line, 165) for line in _notes(rows)))
     return figure
@@ -148,7 +149,7 @@ def _most(values: Sequence[Value]) -> Value:
 
 
 def _panel(ax: Axes, rows: Sequence[FewShotRow], colors: Mapping[str, str]) -> None:
-    asked = [row for row in rows if row.prompt != "chat"]
+    asked = [row for row in rows if row.prompt not in _OWN]
     for model, group in groupby(asked, key=lambda row: row.model):
         points, color = list(group), colors[model]
         ax.plot([*map(_shots, points)], [row.score for row in points], "o-", color=color, markersize=5, label=model)
@@ -164,8 +165,9 @@ def _panel(ax: Axes, rows: Sequence[FewShotRow], colors: Mapping[str, str]) -> N
         floor = [(_shots(row), row.shuffled) for row in points if row.shuffled is not None]
         ax.plot([x for x, _ in floor], [value for _, value in floor], ":", color=color, linewidth=1.2, marker="_")
     for row in rows:
-        if row.prompt == "chat":
-            ax.axhline(row.score, color=colors[row.model], linestyle="--", linewidth=1.5, label=row.model + _CHAT)
+        if row.prompt in _OWN:
+            label = _legend(row.model, row.prompt)
+            ax.axhline(row.score, color=colors[row.model], linestyle="--", linewidth=1.5, label=label)
             if row.low is not None and row.high is not None:
                 ax.axhspan(row.low, row.high, color=colors[row.model], alpha=0.08, linewidth=0)
     shots = sorted({_shots(row) for row in asked})
@@ -174,6 +176,10 @@ def _panel(ax: Axes, rows: Sequence[FewShotRow], colors: Mapping[str, str]) -> N
         ax.set_xlim(shots[0] - 0.3, shots[-1] + 0.3)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("examples in the prompt")
+
+
+def _legend(model: str, prompt: str) -> str:
+    return f"{model}, {prompt}"
 
 
 def _shots(row: FewShotRow) -> int:
@@ -187,7 +193,9 @@ def _notes(rows: Sequence[FewShotRow]) -> list[str]:
     said += "other items."
     if any(row.prompt == "chat" for row in rows):
         said += " Dashed: asked through the model's chat template, without examples."
-    if any(row.prompt != "chat" and row.fewest_examples < _shots(row) for row in rows):
+    if any(row.prompt == "translation" for row in rows):
+        said += " Translation: of a translator, which is given the source alone."
+    if any(row.prompt not in _OWN and row.fewest_examples < _shots(row) for row in rows):
         said += " Hollow: the examples did not all fit into some prompts."
     apart = dict.fromkeys(
         f"{row.model} {row.direction} {row.prompt} ({row.comparable})" for row in rows if row.comparable != "yes"

@@ -140,15 +140,24 @@ class Comparison:
 
     @property
     def main(self) -> list[Metric]:
-        """One figure of each kind: of a direction BLEU and chrF in the shared view, where there is one."""
+        """One figure of each kind: of a direction BLEU and chrF in the shared view, where all models can have one.
+
+        A translator has no few-shot prompt, so that beside translators each model is shown under its own.
+        """
         shared = {(metric.test_set, metric.of) for metric in self.metrics if metric.view == "shared"}
+        shared -= {
+            (translation.test_set, translation.direction)
+            for result in self.results.values()
+            for translation in result.translations
+            if translation.prompt.format == "translation"
+        }
         return [
             metric
             for metric in self.metrics
             if metric.kind != "translation"
             or (
                 metric.name in ("BLEU", "chrF")
-                and (metric.view == "shared" or (metric.test_set, metric.of) not in shared)
+                and (metric.view == "shared") == ((metric.test_set, metric.of) in shared)
             )
         ]
 
@@ -174,5 +183,5 @@ class Comparison:
 
 
 def own_rank(prompt: Prompt) -> tuple[bool, int]:
-    """Return what a model's own prompt has most of: chat comes before few-shot, then more examples before fewer."""
-    return prompt.format == "chat", prompt.asked
+    """Return what a model's own prompt has most of: its own format before few-shot, then more examples before fewer."""
+    return prompt.format != "few_shot", prompt.asked

@@ -1,7 +1,8 @@
 """Several models side by side: which figures may stand in one column, and why the others may not.
 
 A translation score depends on the model and on the prompt. Two views keep them apart: all models under one shared
-few-shot prompt, and each model under its own, which is chat where it has one, else the prompt with most examples.
+few-shot prompt, and each model under its own, which is chat where it has one, else the prompt with most examples; of
+a translator it is the source alone, which no other model shares.
 """
 
 from __future__ import annotations
@@ -52,10 +53,12 @@ def put_side_by_side(
     otherwise keeps its row and loses the figure. Raises `UserError` where ``order`` names a model that is not there.
     """
     models = _ordered(list(found), order)
+    translators = [model for model, result in found.items() if _is_translator(result)]
     metrics: list[Metric] = []
     for key in _keys((x.test_set, x.language) for result in found.values() for x in result.likelihoods):
         texts = {model: _bits_per_byte(_likelihood(result, key)) for model, result in found.items()}
-        metrics.append(_metric("likelihood", "bits per byte", key, texts, models))
+        absent = dict.fromkeys(translators, "not defined")
+        metrics.append(_metric("likelihood", "bits per byte", key, texts, models, absent=absent))
     for key in _keys((x.test_set, x.direction) for result in found.values() for x in result.translations):
         metrics += _translation_metrics(key, found, models)
     for test_set, language, shots in _keys(
@@ -74,6 +77,7 @@ def put_side_by_side(
 
 def _translation_metrics(key: tuple[str, str], found: Mapping[str, Evaluation], models: Sequence[str]) -> list[Metric]:
     asked = {model: _translations(result, key) for model, result in found.items()}
+    translators = [model for model, result in found.items() if _is_translator(result)]
     name = _shared_prompt(asked)
     shared = {model: next((t for t in all_ if t.prompt.name == name), None) for model, all_ in asked.items()}
     own = {model: max(all_, key=lambda t: own_rank(t.prompt), default=None) for model, all_ in asked.items()}
@@ -87,8 +91,13 @@ def _translation_metrics(key: tuple[str, str], found: Mapping[str, Evaluation], 
         for score, shown in SCORES.items():
             measured = {model: _score(t, score, view) for model, t in chosen.items()}
             if any(measured.values()):
-                metrics.append(_metric("translation", shown, key, measured, models, view, prompt))
+                absent = dict.fromkeys(translators if view == "shared" else [], "has no such prompt")
+                metrics.append(_metric("translation", shown, key, measured, models, view, prompt, absent))
     return metrics
+
+
+def _is_translator(result: Evaluation) -> bool:
+    return any(translation.prompt.format == "translation" for translation in result.translations)
 
 
 def _shared_prompt(asked: Mapping[str, Sequence[Translation]]) -> str | None:
@@ -136,8 +145,12 @@ def _metric(
     models: Sequence[str],
     view: View | None = None,
     prompt: str = "",
+    absent: Mapping[str, str] | None = None,
 ) -> Metric:
-    """Return a column for ``models``, in their order, of figures given from oldest to newest."""
+    """Return a column for ``models``, in their order, of figures given from oldest to newest.
+
+    ``absent`` says of some models why they can have no figure in it.
+    """
     conditions = [figure.condition for figure in measured.values() if figure]
     shared = max(reversed(conditions), key=conditions.count)  # of equally frequent ones the newest
     figures: dict[str, Figure | None] = {}
@@ -146,7 +159,7 @@ def _metric(
         figure = measured[model]
         figures[model] = figure if figure and figure.condition == shared else None
         if figure is None:
-            reasons[model] = "not measured"
+            reasons[model] = (absent or {}).get(model, "not measured")
         elif figure.condition != shared:
             unlike = [one != other for one, other in zip(figure.condition, shared, strict=True)]
             reasons[model] = ("other data", "other metric", "other prompt")[unlike.index(True)]

@@ -15,6 +15,7 @@ from langadapt.inference.conversation import make_prompting
 from langadapt.inference.instructions import encode_instructions, read_instructions
 from langadapt.inference.resuming import generate_missing, model_files
 from langadapt.models import find_model
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.evaluation import EvaluationSettings
 
 
@@ -36,6 +37,11 @@ def predict(settings: EvaluationSettings, source: str | Path, output: str | Path
     find_model(settings.model_path)
     ids, records = read_instructions(source)
     engine = open_engine(settings, ranks)
+    if isinstance(engine.tokenizer, TranslationTokenizer):
+        raise UserError(
+            f"{settings.model_path}: a translator, and --predict asks through a chat template. Translate a file with "
+            "6_test_inference.py --model_path P --direction SRC-TGT --input FILE --output FILE."
+        )
     if not engine.tokenizer.chat_template:
         raise UserError(
             f"{settings.model_path}: its tokenizer has no chat template, and --predict asks through it. To have plain "

@@ -14,11 +14,12 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from langadapt.errors import UserError
 from langadapt.files.records import Record
 from langadapt.models import beginning_ids, encode_prompt, encode_text, is_chat_model, user_turn
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe import load_language
 from langadapt.recipe.evaluation import EvaluationSettings
 from langadapt.text import units
 
-PromptFormat = Literal["chat", "few_shot"]
+PromptFormat = Literal["chat", "few_shot", "translation"]
 _POOL = 1000  # pairs looked at for the examples of a direction
 _EXTRA_TOKENS = 16  # room beyond the length ratio, for short references
 
@@ -34,13 +35,18 @@ class Question:
 
 
 def choose_prompts(
-    tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig | None, settings: EvaluationSettings
+    tokenizer: PreTrainedTokenizerBase | TranslationTokenizer,
+    generation: GenerationConfig | None,
+    settings: EvaluationSettings,
 ) -> list[tuple[PromptFormat, int]]:
     """Return the prompts that a model is asked with: a format, and the number of examples.
 
-    The few-shot prompts are the same for all models; a chat model is asked through its template as well, unless
-    ``prompt_format`` says which. Raises `UserError` for a chat prompt without a chat template.
+    The few-shot prompts are the same for all decoder models; a chat model is asked through its template as well, unless
+    ``prompt_format`` says which. A translator has one way to be asked. Raises `UserError` for a chat prompt without a
+    chat template.
     """
+    if isinstance(tokenizer, TranslationTokenizer):
+        return [("translation", 0)]
     shared: list[tuple[PromptFormat, int]] = [("few_shot", shots) for shots in settings.shots]
     if settings.prompt_format == "few_shot":
         return shared
@@ -102,6 +108,31 @@ def ask(
             f"model's longest sequence is {window}. Leave it out of the test set, or use one with a smaller cutoff."
         )
     return Question(text, ids, len(shown), room)
+
+
+def ask_translator(
+    tokenizer: TranslationTokenizer, record: Record, *, length_ratio: float, window: int | None
+) -> Question:
+    """Return the question for one test record: what the encoder reads, and where it is marked the target language.
+
+    The translation may take as many tokens as `ask` allows. Source and translation have ``window`` tokens each. Raises
+    `UserError` for a record whose source or reference is longer: nothing is cut short.
+    """
+    source, target = record["source_lang"], record["target_lang"]
+    [ids] = tokenizer.encode_source([record["source_text"]], source, target)
+    [reference] = tokenizer.encode_target([record["output"]], target)
+    longest = max(len(ids), len(reference))
+    if window is not None and longest > window:
+        raise UserError(
+            f"the test record {record['id']} takes {len(ids)} tokens and {len(reference)} for its reference, but the "
+            f"model's longest sequence is {window} on either side. Leave it out of the test set, or use one with a "
+            "smaller cutoff."
+        )
+    text = tokenizer.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    if (begun := tokenizer.forced_bos_id(target)) is not None:
+        text += f" → {tokenizer.tokenizer.convert_ids_to_tokens(begun)}"
+    wanted = math.ceil(length_ratio * len(reference)) + _EXTRA_TOKENS
+    return Question(text, ids, 0, wanted if window is None else min(wanted, window))
 
 
 def few_shot_text(record: Record, examples: Sequence[Record], prompt_language: str) -> str:

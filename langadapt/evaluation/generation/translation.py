@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from langadapt import __version__
 from langadapt.evaluation.generation.engine import Engine
-from langadapt.evaluation.generation.prompts import PromptFormat, Question, ask, pick_examples
+from langadapt.evaluation.generation.prompts import PromptFormat, Question, ask, ask_translator, pick_examples
 from langadapt.evaluation.generation.ranks import Ranks
 from langadapt.evaluation.results import Prediction, Prompt
 from langadapt.evaluation.test_sets import TranslationSet, sha256_of_items
@@ -19,7 +20,7 @@ from langadapt.files.partial import PartialFile
 from langadapt.files.records import Record
 from langadapt.inference.generation import Generation
 from langadapt.inference.resuming import generate_missing, model_files
-from langadapt.models import stop_token_ids
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.evaluation import EvaluationSettings
 
 
@@ -36,7 +37,10 @@ def open_predictions(
         "model": {settings.model_path: model_files(settings.model_path)},
         "test_sets": {f"{test.name} {test.direction}": _sha256(test) for test in tests},
         **{key: engine.plan[key] for key in ("engine", "dtype", "num_beams", "strict")},
-        **{key: getattr(settings, key) for key in ("prompt_language", "fewshot_max_units", "seed", "length_ratio")},
+        **{
+            key: getattr(settings, key)
+            for key in ("prompt_language", "fewshot_max_units", "seed", "length_ratio", "language_tokens")
+        },
     }
     path = Path(settings.output_dir) / f"{settings.model_name}_predictions.partial.jsonl"
     return PartialFile(path, fingerprint, ranks)
@@ -56,6 +60,10 @@ def translate(
     everything. Raises `UserError` as `ask_all` does.
     """
     questions = ask_all(engine.tokenizer, engine.window, test, prompt_format, shots, settings)
+    generate, stop_ids = engine.generate, engine.stop_ids(chat=prompt_format == "chat")
+    if isinstance(engine.tokenizer, TranslationTokenizer):
+        begun = engine.tokenizer.forced_bos_id(test.direction.partition("-")[2])
+        generate = partial(generate, forced_bos_id=begun)
     prompt = Prompt(
         format=prompt_format,
         asked=shots,
@@ -64,13 +72,13 @@ def translate(
     )
     title = f"{test.name} {test.direction} {prompt.name}"
     values = generate_missing(
-        engine.generate,
+        generate,
         predictions,
         [f"{title} {place}" for place in range(len(questions))],
         [question.ids for question in questions],
         [question.max_new_tokens for question in questions],
         lambda place, answer: _prediction(test, prompt, test.records[place], questions[place], answer).model_dump(),
-        stop_ids=stop_token_ids(engine.tokenizer, engine.generation_config, chat=prompt_format == "chat"),
+        stop_ids=stop_ids,
         stop_text="\n" if prompt_format == "few_shot" else None,
         title=title,
         counts=engine.counts,
@@ -79,7 +87,7 @@ def translate(
 
 
 def ask_all(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | TranslationTokenizer,
     window: int | None,
     test: TranslationSet,
     prompt_format: PromptFormat,
@@ -90,6 +98,11 @@ def ask_all(
 
     Raises `UserError` for a record that does not fit into ``window``, the model's longest sequence.
     """
+    if isinstance(tokenizer, TranslationTokenizer):
+        return [
+            ask_translator(tokenizer, record, length_ratio=settings.length_ratio, window=window)
+            for record in test.records
+        ]
     shown = pick_examples(test.examples, count=shots, max_units=settings.fewshot_max_units, seed=settings.seed)
     return [
         ask(

@@ -87,14 +87,27 @@ def _translations(comparison: Comparison, view: View) -> Table:
                 rows.append(row(test, title, "", *entries))
     titles = {
         "shared": "Translation, all models under one shared few-shot prompt",
-        "own": "Translation, each model under its own prompt: chat where it has one, else with most examples",
+        "own": "Translation, each model under its own prompt: chat where it has one, else with most examples; of a "
+        "translator the source alone",
     }
     notes = [
         f"Higher is better. {_INTERVALS}",
         "Floors: what the score gives to texts that are no translations; of all models the highest.",
+        _search(comparison),
         *_signatures(metrics),
     ]
     return Table(f"translation_{view}", titles[view], ["test", "model", "prompt", *names], rows, notes)
+
+
+def _search(comparison: Comparison) -> str:
+    """Return how the models that translated chose their words: ``Greedy search.``, or each model's own way."""
+    beams = {
+        name: result.plan.get("num_beams", 1) for name, result in comparison.results.items() if result.translations
+    }
+    ways = {name: f"{count} beams" if count > 1 else "greedy" for name, count in beams.items()}
+    if len({*ways.values()}) == 1:
+        return f"Search, of all models: {next(iter(ways.values()))}."
+    return f"Search: {', '.join(f'{name} {way}' for name, way in ways.items())}."
 
 
 def _choices(comparison: Comparison) -> Table:
