@@ -74,7 +74,7 @@ def test_the_verdicts_stand_in_summary_tables_json_report_and_card(tmp_path: Pat
     comparison = load_comparison(tmp_path, None, 200, settings(BARS).bars)
     *_, markdown, written = write_tables(comparison, tmp_path)
     (tmp_path / "translation_metrics_comparison.png").write_bytes(b"")
-    report = write_report(comparison, tmp_path).read_text(encoding="utf-8")
+    report = write_report(comparison, tmp_path, tmp_path / "none.html").read_text(encoding="utf-8")
     for text in (summarize(comparison), markdown.read_text(encoding="utf-8").replace("\\", ""), report):
         assert "labse_model was not set" in text
         assert "no model lora was evaluated" in text

@@ -45,7 +45,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], int]] = {
     "facebook/nllb-200-3.3B": ("m2m_100", {**_NLLB_3B, "d_model": 2048, "vocab_size": 256206}, 3345),
 }
 _OTHERS = {"preprocess", "evaluate", "weights", "inference", "commands", "defaults", "preferences"}
-FILES = [path for path in sorted(REPOSITORY.glob("configs/*/*.yaml")) if path.stem not in _OTHERS]
+FILES = [path for path in sorted(REPOSITORY.glob("configs/*/*.yaml")) if path.stem.partition("_")[0] not in _OTHERS]
 TRAINING = [path for path in FILES if path.parent.name != "languages"]
 
 

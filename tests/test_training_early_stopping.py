@@ -23,10 +23,10 @@ LOSSES = [5.0, 3.0, 4.0, 2.0, 2.5, 2.0, 1.0]  # of evaluation 1, 2, ...; lowest 
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations tell the losses above, a step each."""
 
-    def total(trainer: AdaptationTrainer) -> torch.Tensor:
-        return torch.tensor([LOSSES[trainer.state.global_step - 1], 1.0], dtype=torch.float64)
+    def measured(trainer: AdaptationTrainer) -> dict[str, float]:
+        return {"eval_loss": LOSSES[trainer.state.global_step - 1], "eval_tokens": 1}
 
-    monkeypatch.setattr(AdaptationTrainer, "_total_evaluation_loss", total)
+    monkeypatch.setattr(AdaptationTrainer, "_measure_evaluation", measured)
 
 
 def config_of(tiny_model: Path, data: Path, output: Path, **changes: Any) -> Path:

@@ -168,6 +168,14 @@ class MethodSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
+    def _null_leaves_out(cls, values: Any) -> Any:
+        """Let a key of one method be taken back, as ``lora_rank=null``, where a file's defaults hold it."""
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None or key not in _METHODS_OF}
+
+    @model_validator(mode="before")
+    @classmethod
     def _optimizer_of_qlora(cls, values: Any) -> Any:
         if isinstance(values, dict) and values.get("finetuning_type") == "qlora" and "optim" in cls.model_fields:
             return {"optim": "paged_adamw_8bit"} | values

@@ -2,8 +2,9 @@
 
 A block is plain shell, so that it can be read, copied and run by hand: variables (``NAME=value``), commands, comments,
 and lines that go on after a backslash. Two things are more than shell. A command behind ``-`` may fail, as in a
-Makefile: the rest is run, and the failure told at the end. And a command of this room whose last word is a variable
-makes what the variable names; whoever gives that variable a value has made it, and the command is left out.
+Makefile: the rest is run, and the failure told at the end. And a command that ends in a variable makes what it names
+(a command of this room by ``$NAME`` or ``${NAME}_untrained``, any by ``output_dir=$NAME``); whoever gives that variable a
+value has made it, and the command is left out.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from langadapt.recipe.settings import Settings, load_settings
 
 CONFIGS = Path("configs")
 _ASSIGNMENT = re.compile(r"([A-Z]+)=(.*)")
-_MAKER = "python -m langadapt.runs."
+_MAKES = re.compile(r"python -m langadapt\.runs\..* \$\{?([A-Z]+)\}?\w*|.* output_dir=\$([A-Z]+)")
 
 
 class RecipeCommands(Settings):
@@ -78,8 +79,8 @@ def parse(block: str, given: Mapping[str, str], path: str) -> tuple[list[Command
             words = shlex.split(_filled(match[2], variables, path), comments=True)
             variables[match[1]] = given.get(match[1], " ".join(words))
             continue
-        last = line.rsplit(" ", 1)[-1]
-        made = line.startswith(_MAKER) and last.startswith("$") and last[1:] in given
+        makes = _MAKES.fullmatch(line)
+        made = makes is not None and (makes[1] or makes[2]) in given
         filled = _filled(line.removeprefix("-"), variables, path)
         mark = hashlib.sha256("\0".join([mark, filled, *_settings_in(filled)]).encode()).hexdigest()
         commands.append(Command(filled, line.startswith("-"), made, mark))

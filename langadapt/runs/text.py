@@ -7,7 +7,7 @@ LAYOUT is one of:
     tibetan     CUTE-Datasets and tibetan-mix-instruction-tuning-60K: Tibetan, Chinese, English
     triplets    bo_zh_en.jsonl and bo_mono_modern_nanhai.jsonl: the same three languages
     mongolian   the four files of the Mongolian recipes: Mongolian and English
-    csas        training_data.jsonl: English and French both ways, a year standing for a publication
+    csas        training_data.jsonl: English and French both ways, twenty dates a publication
     minimind    the four files of minimind_en_zh_hant: English and Traditional Chinese, sums of money for finance
     classical   train.json and public_test.json. CLDR has no Classical Chinese: dates in Han numerals stand in for it,
                 against modern dates in Traditional script; it shows that the recipe runs, and nothing more.
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -31,6 +30,7 @@ from langadapt.runs import cldr
 SEED = 42
 PAIRS, DOCUMENTS = 2_000, 300
 _YEARS, _OTHER_YEARS = range(1950, 2040), range(1900, 1950)  # of pairs, and of texts in one language
+_A_PUBLICATION = 20  # pairs
 _NUMERALS = str.maketrans("0123456789", "〇一二三四五六七八九")
 
 
@@ -67,11 +67,10 @@ def _mongolian(folder: Path, chance: random.Random) -> None:
 
 def _csas(folder: Path, chance: random.Random) -> None:
     rows = []
-    for pair in cldr.dates(_YEARS, PAIRS, chance, ("en", "fr")):
-        year = re.findall(r"\d{4}", pair["en"])[-1]
+    for number, pair in enumerate(cldr.dates(_YEARS, PAIRS, chance, ("en", "fr"))):
         for source, target in (("en", "fr"), ("fr", "en")):
             row = {"source": pair[source], "target": pair[target], "source_lang": source}
-            rows.append({**row, "pub_number": f"CLDR-{year}"})
+            rows.append({**row, "pub_number": f"CLDR-{number // _A_PUBLICATION}"})
     _write_lines(folder / "training_data.jsonl", rows)
 
 
