@@ -5,6 +5,7 @@ python 6_test_inference.py --model_path base=models/Qwen2.5-3B --model_path save
 python 6_test_inference.py --model_path models/Qwen2.5-3B --model_path saves/qwen2.5-3b/full/sft --web
 python 6_test_inference.py --model_path saves/qwen2.5-3b/full/sft --prompt "请将以下中文翻译成藏文：你好" --json
 python 6_test_inference.py --model_path saves/qwen2.5-3b/full/sft --input questions.jsonl --output answers.jsonl
+python 6_test_inference.py --model_path models/nllb-200-600M --direction en-bo --input book.txt --output book.bo.txt
 python 6_test_inference.py --model_path saves/qwen2.5-3b/full/cpt temperature=0.7 top_p=0.9 < prompts.txt
 """
 
@@ -33,8 +34,18 @@ def main() -> None:
         metavar="TEXT",
         help="write the answer to TEXT, of each model, to standard output, and nothing else",
     )
-    parser.add_argument("--input", metavar="FILE", help="answer each line of FILE, or each record of .json or .jsonl")
-    parser.add_argument("--output", metavar="FILE", help="where the answers to --input go: a line each, or records")
+    parser.add_argument(
+        "--direction",
+        metavar="SRC-TGT",
+        help="what a translator translates, by language codes, e.g. en-bo; with --input any model translates the file",
+    )
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="answer each line of FILE, or each record of .json or .jsonl; or translate it: text, .json, .jsonl, .tsv, "
+        ".csv",
+    )
+    parser.add_argument("--output", metavar="FILE", help="where the answers to --input go, or its translation")
     parser.add_argument("--web", action="store_true", help="a page to talk to the models, for browsers on this machine")
     parser.add_argument("--json", action="store_true", help="write each answer as one JSON object a line")
     arguments = parser.parse_intermixed_args()
@@ -44,7 +55,7 @@ def main() -> None:
         parser.error("--input takes neither --prompt nor --json: the suffix of --output says what is written")
     if arguments.web and (arguments.input, arguments.prompt, arguments.json) != (None, None, False):
         parser.error("--web takes no --input, --prompt or --json: the page asks")
-    settings = load_settings(InferenceSettings, arguments.config, split_flags(arguments, ["model_path"]))
+    settings = load_settings(InferenceSettings, arguments.config, split_flags(arguments, ["model_path", "direction"]))
 
     # Loading torch takes seconds; --help and a misspelt key should not.
     from transformers.utils import logging
@@ -59,10 +70,13 @@ def main() -> None:
         show_answer,
         show_comparison,
         start_session,
+        translate_file,
     )
 
     if arguments.input is not None:
-        done = answer_file(Lineup(settings), settings, arguments.input, arguments.output)
+        lineup = Lineup(settings)
+        handle = translate_file if settings.direction or lineup.has_translator() else answer_file
+        done = handle(lineup, settings, arguments.input, arguments.output)
         print(f"{', '.join(f'{key}: {value}' for key, value in done.items())}\nwritten: {arguments.output}")
         return
     if arguments.web:

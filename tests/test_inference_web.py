@@ -11,11 +11,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHINESE, REPOSITORY, TIBETAN
+from conftest import CHINESE, PAIRS, REPOSITORY, TIBETAN
 
 from langadapt.errors import UserError
 from langadapt.inference import web
@@ -31,8 +32,10 @@ HOSTILE = '<img src=x onerror="document.title = 1"><script>document.title = "tak
 
 
 @pytest.fixture(scope="module")
-def served(chat_model: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running page with two models: one that answers, one that never ends by itself.
+def served(
+    chat_model: Path, tiny_model: Path, translators: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of a running page with three models: one that answers, one that never ends by itself, a translator.
 
     Ctrl-C ends the server in the middle of an answer, without a word.
     """
@@ -40,6 +43,7 @@ def served(chat_model: Path, tiny_model: Path, tmp_path_factory: pytest.TempPath
     config = json.loads((endless / "config.json").read_text())
     (endless / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**7}))
     models = [f"--model_path=sft={chat_model}", f"--model_path=base={endless}"]
+    models.append(f"--model_path=mt={translators['m2m100']}")
     command = [sys.executable, "6_test_inference.py", *models, "--web", "web_port=0", "device=cpu", "max_new_tokens=30"]
     written = endless.parent / "stderr.txt"
     with (
@@ -125,7 +129,7 @@ def test_a_conversation_is_answered_kept_and_exported(page: Any, chat_model: Pat
     assert kept[1]["replies"][0]["reply"]["prompt_tokens"] == len(prompt)  # the first turn was part of it
     assert sampling.max_new_tokens == 30
     compared = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))["comparisons"]
-    assert [reply["model"] for reply in compared[0]["replies"]] == ["sft", "base"]
+    assert [reply["model"] for reply in compared[0]["replies"]] == ["sft", "base", "mt"]
     page.click("#undo")
     page.click("#undo")
     page.click("#retry")
@@ -137,11 +141,34 @@ def test_a_conversation_is_answered_kept_and_exported(page: Any, chat_model: Pat
 
 def test_all_models_side_by_side(page: Any) -> None:
     ask(page, CHINESE[0], "#compare")
-    assert page.locator(".reply h2").all_inner_texts() == ["sft", "base (continues plain text)"]
+    assert page.locator(".reply h2").all_inner_texts() == ["sft", "base (continues plain text)", "mt (en-fr)"]
     assert page.locator(".reply .text").first.inner_text() == TIBETAN[0]
-    boxes = [page.locator(".reply").nth(n).bounding_box() for n in range(2)]
-    assert boxes[0]["y"] == boxes[1]["y"]
-    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    boxes = [page.locator(".reply").nth(n).bounding_box() for n in range(3)]
+    for left, right in pairwise(boxes):
+        assert left["y"] == right["y"]
+        assert left["x"] + left["width"] <= right["x"]
+
+
+def test_a_translator_says_its_direction_and_which_it_cannot(page: Any) -> None:
+    (english, french), (other, _) = PAIRS[:2]
+    ask(page, CHINESE[0])
+    page.select_option("#model", "mt")
+    ask(page, english)
+    page.fill("[name=direction]", "fr-en")
+    ask(page, french)
+    assert page.locator(".reply h2").all_inner_texts() == ["sft", "mt (en-fr)", "mt (fr-en)"]
+    assert page.locator(".reply .text").all_inner_texts() == [TIBETAN[0], french, english]
+    assert page.evaluate("exchanges()") == [[CHINESE[0], TIBETAN[0]]]  # translations are no part of a conversation
+    page.fill("[name=direction]", "zh-bo")
+    ask(page, other)
+    assert "no token for the language bo" in page.locator("#status").inner_text()
+    ask(page, CHINESE[1], "#compare")
+    for _ in range(2):  # as it comes, and as it is kept
+        last = page.locator("article").last.locator(".reply")
+        assert last.locator("h2").all_inner_texts() == ["sft", "base (continues plain text)", "mt"]
+        assert "no token for the language bo" in last.last.inner_text()
+        page.reload()
+        page.wait_for_selector(".reply")
 
 
 def test_an_answer_streams_and_can_be_stopped(page: Any) -> None:
@@ -178,11 +205,11 @@ def test_a_tab_that_is_closed_makes_room_for_the_next_question(page: Any, browse
 
 def test_what_is_written_is_shown_and_not_run(page: Any) -> None:
     # The question is shown as answers are; and an answer that the server would have sent.
-    event = {"reply": {"model": "sft", "answer": HOSTILE}, "figures": HOSTILE, "chat": True, "forgotten": 0}
+    event = {"reply": {"model": "sft", "answer": HOSTILE}, "figures": HOSTILE, "title": HOSTILE}
     pieces = [{"model": "sft", "piece": HOSTILE[:10]}, {"model": "sft", "piece": HOSTILE[10:]}, event]
     page.route("**/answer", lambda route: route.fulfill(body="".join(json.dumps(piece) + "\n" for piece in pieces)))
     ask(page, HOSTILE)
-    for shown in (".question", ".reply .text", ".figures"):
+    for shown in (".question", ".reply h2", ".reply .text", ".figures"):
         assert page.locator(shown).inner_text() == HOSTILE
     assert page.title() == "Models"
     assert page.locator("article img, article script").count() == 0

@@ -2,6 +2,7 @@
 
 from langadapt.inference.answering import answer_file
 from langadapt.inference.display import show_answer, show_comparison, start_session
+from langadapt.inference.file_translation import translate_file
 from langadapt.inference.generation import Generation, generate_batched
 from langadapt.inference.lineup import Lineup
 from langadapt.inference.prompt import answer_lines, converse
@@ -20,4 +21,5 @@ __all__ = [
     "show_answer",
     "show_comparison",
     "start_session",
+    "translate_file",
 ]

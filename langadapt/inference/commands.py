@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langadapt.errors import UserError
-from langadapt.inference.conversation import encode_question
+from langadapt.inference.conversation import encode_question, encode_source
 from langadapt.inference.display import show_answer, show_comparison, use
 from langadapt.inference.output import write_notice
 from langadapt.inference.session import Session, ask, ask_raw, seed, translate
@@ -81,7 +81,8 @@ def _use(session: Session, name: str) -> None:
 
 def _system(session: Session, text: str) -> None:
     if not session.responder.chat:
-        raise UserError(f"{session.model} is prompted as plain text, which has no system prompt.")
+        what = "a translator" if session.responder.translator else "prompted as plain text"
+        raise UserError(f"{session.model} is {what}, which has no system prompt.")
     session.conversation.system = text or None
     write_notice("The system prompt is set." if text else "The system prompt is removed.")
 
@@ -148,9 +149,16 @@ def _load(session: Session, path: str) -> None:
 
 def _template(session: Session, text: str) -> None:
     responder = session.responder
-    ids = encode_question(responder, session.conversation.messages(text or "…"))
-    write_notice(responder.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     how = "its chat template" if responder.chat else "plain text"
+    if responder.translator:
+        source, target = responder.direction(session.settings.direction)
+        ids = encode_source(responder, text or "…", source, target)
+        begun = responder.translator.forced_bos_id(target)
+        how = f"what the encoder reads, {source}-{target}"
+        how += "" if begun is None else f"; the decoder begins with {responder.tokenizer.convert_ids_to_tokens(begun)}"
+    else:
+        ids = encode_question(responder, session.conversation.messages(text or "…"))
+    write_notice(responder.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
     write_notice(f"[{len(ids)} tokens, by {how}]")
 
 
@@ -180,7 +188,8 @@ def _ref(session: Session, reference: str) -> None:
     if not session.replies:
         raise UserError(NOTHING_YET)
     for reply in session.replies:
-        write_notice(f"{reply.model}: {describe_likeness(reply.answer.text, reference, reply.target)}")
+        target = reply.direction[1] if reply.direction else None
+        write_notice(f"{reply.model}: {describe_likeness(reply.answer.text, reference, target)}")
 
 
 def _stats(session: Session, rest: str) -> None:
@@ -200,7 +209,12 @@ COMMANDS = {
     "/help": Command("", "this list", _help),
     "/models": Command("", "the models, and which of them are loaded", _models),
     "/use": Command("NAME", "talk to another of them, in the same conversation", _use),
-    "/compare": Command("TEXT", "ask all of them, apart from the conversation", show_comparison, repeated=True),
+    "/compare": Command(
+        "TEXT",
+        "ask all of them, apart from the conversation; for a translation where direction is set",
+        show_comparison,
+        repeated=True,
+    ),
     "/system": Command("[TEXT]", "set the system prompt; without TEXT, remove it", _system),
     "/clear": Command("", "forget the conversation", _clear),
     "/undo": Command("", "take back the last question and its answer", _undo),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,20 +20,58 @@ from langadapt.models import (
     stop_token_ids,
 )
 from langadapt.models.likelihood import longest_sequence
+from langadapt.models.translation import TranslationTokenizer
+from langadapt.recipe import load_language
+from langadapt.recipe.inference import InferenceSettings
+from langadapt.text import normalize
+
+Kind = Literal["chat", "plain text", "translator"]
 
 
 @dataclass(frozen=True)
 class Prompting:
-    """How a model is asked, and where its answers end."""
+    """How a model is asked, and where its answers end.
+
+    An encoder-decoder model is a translator, and translates what it is given.
+    """
 
     name: str
     tokenizer: PreTrainedTokenizerBase
     chat: bool  # asked through its chat template; otherwise its prompt is plain text to continue
     stop_ids: list[int]
-    context_length: int | None  # in tokens; None where the model states none
+    context_length: int | None  # in tokens, a translator's on each side; None where the model states none
+    translator: TranslationTokenizer | None = None  # what marks languages for `tokenizer`; None of a decoder model
+    usual_direction: str | None = None  # of a translator, where nothing else is asked for
+
+    @property
+    def reader(self) -> PreTrainedTokenizerBase | TranslationTokenizer:
+        """What turns the tokens that the model writes into text."""
+        return self.translator or self.tokenizer
+
+    @property
+    def kind(self) -> Kind:
+        """How the model is asked, in a word or two."""
+        return "translator" if self.translator else "chat" if self.chat else "plain text"
+
+    def limit(self, prompt: Sequence[int], max_new_tokens: int) -> int:
+        """Return how many tokens an answer may take: ``max_new_tokens``, or what the context leaves for it."""
+        if self.context_length is None:
+            return max_new_tokens
+        return min(max_new_tokens, self.context_length - (0 if self.translator else len(prompt)))
+
+    def direction(self, asked: str | None) -> tuple[str, str]:
+        """Return source and target of what a translator translates; raises `UserError` where that is not known."""
+        direction = asked or self.usual_direction
+        if direction is None:
+            raise UserError(
+                f"{self.name} translates between several languages. Say which: set direction to SRC-TGT, by language "
+                "codes, e.g. en-bo."
+            )
+        source, _, target = direction.partition("-")
+        return source, target
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Responder(Prompting):
     """A model that is ready to answer."""
 
@@ -87,6 +126,45 @@ def make_responder(
     return Responder(**vars(prompting), model=model)
 
 
+def make_translator(
+    name: str, model: PreTrainedModel, translator: TranslationTokenizer, direction: str | None
+) -> Responder:
+    """Return a loaded encoder-decoder model with the tokenizer that marks its languages, and its usual direction."""
+    return Responder(
+        name,
+        translator.tokenizer,
+        chat=False,
+        stop_ids=[translator.end_id],
+        context_length=longest_sequence(model),
+        translator=translator,
+        usual_direction=direction,
+        model=model,
+    )
+
+
+def translation_request(prompting: Prompting, settings: InferenceSettings, source: str, target: str, text: str) -> str:
+    """Return what a model is asked for a translation: of a translator the text alone, in its language's normal form."""
+    text = normalize(text, load_language(source).normalization)
+    if prompting.translator:
+        return text
+    template = settings.translation_templates.get(f"{source}-{target}", settings.translation_template)
+    request = template.format(
+        source=load_language(source).name_in(settings.prompt_language),
+        target=load_language(target).name_in(settings.prompt_language),
+        text=text,
+    )
+    return request if prompting.chat else request + "\n"  # the translation starts on a line of its own
+
+
+def encode_source(prompting: Prompting, text: str, source: str, target: str) -> list[int]:
+    """Return what the encoder of a translator reads. Raises `UserError` for a direction or a text that it cannot do."""
+    assert prompting.translator is not None, "a decoder model has no encoder"
+    _check_text(text)
+    [ids] = prompting.translator.encode_source([text], source, target)
+    require_room(prompting, ids)
+    return ids
+
+
 def fit_prompt(
     responder: Responder, conversation: Conversation, question: str, max_new_tokens: int
 ) -> tuple[list[int], int]:
@@ -134,7 +212,8 @@ def encode_raw(responder: Responder, text: str) -> list[int]:
 def require_room(prompting: Prompting, ids: list[int]) -> None:
     """Raise `UserError` when a prompt leaves no room for an answer."""
     context = prompting.context_length
-    if context is not None and len(ids) >= context:
+    least = 0 if prompting.translator else 1  # tokens of an answer, which a translator does not write here
+    if context is not None and len(ids) + least > context:
         raise UserError(
             f"the text takes {len(ids)} tokens, the context of {prompting.name} holds {context}. Shorten it."
         )

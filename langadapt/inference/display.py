@@ -23,11 +23,19 @@ def start_session(lineup: Lineup, settings: InferenceSettings, as_json: bool = F
 
 
 def use(session: Session, name: str) -> None:
-    """Talk to another model from now on; say so when it is prompted as plain text."""
+    """Talk to another model from now on; say so when it is no chat model."""
     session.lineup.get(name)
     session.model = name
-    if not session.responder.chat and session.settings.prompt_format == "auto" and name not in session.told:
-        session.told.add(name)
+    if session.responder.chat or name in session.told:
+        return
+    session.told.add(name)
+    if session.responder.translator:
+        usual = session.settings.direction or session.responder.usual_direction
+        write_notice(
+            f"{name} is a translator: it translates each text{f', {usual}' if usual else ''}. "
+            "(/set direction SRC-TGT says from which language into which.)"
+        )
+    elif session.settings.prompt_format == "auto":
         ignored = " The system prompt is not used." if session.conversation.system else ""
         write_notice(
             f"{name} was not trained to answer in turns: it continues each text as plain text.{ignored} "
@@ -51,7 +59,7 @@ def show_answer(session: Session, ask: Callable[..., Reply], *arguments: str) ->
         )
     if session.shows_figures:
         write_notice(f"[{figures(answer)}]")
-    elif answer.stop_reason == "length" and reply.chat and not session.as_json:
+    elif answer.stop_reason == "length" and reply.kind != "plain text" and not session.as_json:
         write_notice(f"[cut after {answer.token_count} tokens; /set max_new_tokens N allows more]")
 
 
@@ -74,20 +82,21 @@ def show_comparison(session: Session, text: str) -> None:
 
 def _write_comparison(session: Session) -> None:
     replies = session.replies
+    if not replies:
+        return
+    for refusal in session.refusals.values():
+        write_notice(refusal)
     if session.as_json:
         for reply in replies:
             _write_json(reply)
         return
-    if not replies:
-        return
-    titles = [reply.model if reply.chat else f"{reply.model} (continues plain text)" for reply in replies]
     width = terminal_width()
     if width is None:
         # One below the other, their lines left as they are.
-        parts = [f"[{title}]\n{reply.answer.text}" for title, reply in zip(titles, replies, strict=True)]
+        parts = [f"[{reply.title}]\n{reply.answer.text}" for reply in replies]
         write_answer("\n\n".join(parts) + "\n")
     else:
-        columns = [(title, printable(reply.answer.text)) for title, reply in zip(titles, replies, strict=True)]
+        columns = [(reply.title, printable(reply.answer.text)) for reply in replies]
         write_answer("\n".join(side_by_side(columns, width)) + "\n")
     if session.shows_figures:
         for reply in replies:

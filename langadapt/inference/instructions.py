@@ -63,8 +63,7 @@ def encode_instructions(
             require_room(prompting, prompts[-1])
         except UserError as error:
             raise UserError(f"{where(place)}: {error}") from None
-    room = prompting.context_length
-    return prompts, [min(max_new_tokens, room - len(ids)) if room else max_new_tokens for ids in prompts]
+    return prompts, [prompting.limit(ids, max_new_tokens) for ids in prompts]
 
 
 def _is_history(value: Any) -> bool:

@@ -25,12 +25,13 @@ from safetensors import safe_open
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from langadapt.errors import UserError
-from langadapt.inference.conversation import Responder, make_responder
+from langadapt.inference.conversation import Responder, make_responder, make_translator
 from langadapt.inference.output import write_notice
 from langadapt.models import check_model_folder, find_model, load_model, load_tokenizer, pick_device, pick_dtype
 from langadapt.models.adapters import adapter_generation_config, put_adapter
 from langadapt.models.folder import adapter_base, is_adapter
 from langadapt.models.loading import device_map
+from langadapt.models.translation import is_encoder_decoder, load_translation_tokenizer, usual_direction
 from langadapt.recipe.inference import InferenceSettings
 
 _ROOM = 1.2  # memory asked for, in sizes of the weights: the rest is for what an answer takes
@@ -77,6 +78,11 @@ class Lineup:
         """Return the folder or hub name of a model."""
         return self._paths[name]
 
+    def has_translator(self) -> bool:
+        """Say whether any model is an encoder-decoder translator."""
+        trust = self._settings.trust_remote_code
+        return any(is_encoder_decoder(path, trust) for path in self._paths.values())
+
     def is_loaded(self, name: str) -> bool:
         """Say whether a model would answer without being loaded first."""
         return self._networks_of[self._paths[name]] in self._loaded
@@ -101,9 +107,15 @@ class Lineup:
             if is_adapter(path) and key != path:
                 network.adapted = self._put_adapter(network, key, path, _adapter_name(self._paths, name))
                 generation_config = adapter_generation_config(path) or generation_config
-            network.responders[name] = make_responder(
-                name, network.model, load_tokenizer(path), generation_config, self._settings.prompt_format
-            )
+            if network.model.config.is_encoder_decoder:
+                tokenizer = load_translation_tokenizer(path, self._settings.language_tokens)
+                network.responders[name] = make_translator(
+                    name, network.model, tokenizer, usual_direction(path, tokenizer)
+                )
+            else:
+                network.responders[name] = make_responder(
+                    name, network.model, load_tokenizer(path), generation_config, self._settings.prompt_format
+                )
         if network.adapted is not None:
             switched = network.adapted.base_model
             if is_adapter(path):

@@ -36,7 +36,7 @@ def converse(session: Session) -> None:
     print(
         f"{session.lineup.path(session.model)}: {responder.model.num_parameters() / 1e6:,.1f}M parameters, "
         f"{str(responder.model.dtype).removeprefix('torch.')} on {responder.model.device}, "
-        f"{'chat' if responder.chat else 'plain text'}."
+        f"{responder.kind}."
     )
     if len(names) > 1:
         print(f"models: {', '.join(names)}. /use NAME talks to another, /compare TEXT asks all.")

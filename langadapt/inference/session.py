@@ -7,12 +7,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from langadapt.inference.conversation import Conversation, Responder, encode_raw, fit_prompt
+from langadapt.errors import UserError
+from langadapt.inference.conversation import (
+    Conversation,
+    Kind,
+    Responder,
+    encode_raw,
+    encode_source,
+    fit_prompt,
+    translation_request,
+)
 from langadapt.inference.lineup import Lineup
 from langadapt.inference.streaming import Answer, stream_answer
-from langadapt.recipe import load_language
 from langadapt.recipe.inference import InferenceSettings
-from langadapt.text import normalize
 
 Emit = Callable[[str], None]  # takes each piece of an answer as it is settled
 
@@ -22,12 +29,19 @@ class Reply:
     """What one model answered to one request."""
 
     model: str
-    request: str  # as typed; of a translation the whole request, without a chat template
+    request: str  # as typed; of a translation the whole request, without a chat template or marks of languages
     answer: Answer
-    chat: bool  # asked through the chat template; otherwise its text was continued
-    context_length: int | None  # of the model, in tokens
-    target: str | None = None  # language of a translation
+    kind: Kind  # how the model was asked
+    context_length: int | None  # in tokens, what prompt and answer share; a translator's share none
+    direction: tuple[str, str] | None = None  # source and target of a translation
     forgotten: int = 0  # oldest exchanges left out of the conversation, which had outgrown the context
+
+    @property
+    def title(self) -> str:
+        """The model's name, and what it does with a text where it is no chat model."""
+        if self.kind == "translator" and self.direction:
+            return f"{self.model} ({'-'.join(self.direction)})"
+        return self.model if self.kind == "chat" else f"{self.model} (continues plain text)"
 
 
 @dataclass
@@ -42,8 +56,9 @@ class Session:
     stop_requested: Callable[[], bool] = lambda: False
     conversation: Conversation = field(default_factory=Conversation)
     replies: list[Reply] = field(default_factory=list)  # to the last request: of one model, or of all
+    refusals: dict[str, str] = field(default_factory=dict)  # name -> why it could not be asked in the last comparison
     last_line: str | None = None  # the line that /retry repeats
-    told: set[str] = field(default_factory=set)  # models of which it was said that they continue plain text
+    told: set[str] = field(default_factory=set)  # models of which it was said that they are no chat models
 
     @property
     def responder(self) -> Responder:
@@ -59,12 +74,15 @@ class Session:
 def ask(session: Session, question: str, emit: Emit) -> Reply:
     """Return the model's reply to a question, and remember both if the model answers in turns.
 
-    What outgrew the context is forgotten, the oldest exchanges first.
+    What outgrew the context is forgotten, the oldest exchanges first. A translator's reply is the translation.
     """
     responder, conversation = session.responder, session.conversation
+    if responder.translator:
+        return translate(session, *responder.direction(session.settings.direction), question, emit)
     prompt, dropped = fit_prompt(responder, conversation, question, session.settings.max_new_tokens)
     del conversation.exchanges[:dropped]
     reply = _reply(session, responder, question, prompt, emit, forgotten=dropped)
+    session.replies = [reply]
     if responder.chat and reply.answer.text:
         conversation.exchanges.append((question, reply.answer.text))
     return reply
@@ -72,7 +90,12 @@ def ask(session: Session, question: str, emit: Emit) -> Reply:
 
 def ask_raw(session: Session, text: str, emit: Emit) -> Reply:
     """Return what the model writes after a text, with no template around it and its control tokens obeyed."""
-    return _reply(session, session.responder, text, encode_raw(session.responder, text), emit)
+    responder = session.responder
+    if responder.translator:
+        raise UserError(f"{session.model} is a translator, which continues no text. /translate SRC TGT TEXT asks it.")
+    reply = _reply(session, responder, text, encode_raw(responder, text), emit)
+    session.replies = [reply]
+    return reply
 
 
 def translate(session: Session, source: str, target: str, text: str, emit: Emit) -> Reply:
@@ -80,34 +103,34 @@ def translate(session: Session, source: str, target: str, text: str, emit: Emit)
 
     It is asked apart from the conversation, as in training: earlier turns are not shown and it is not remembered.
     """
-    settings, responder = session.settings, session.responder
-    template = settings.translation_templates.get(f"{source}-{target}", settings.translation_template)
-    request = template.format(
-        source=load_language(source).name_in(settings.prompt_language),
-        target=load_language(target).name_in(settings.prompt_language),
-        text=normalize(text, load_language(source).normalization),
-    )
-    if not responder.chat:
-        request += "\n"  # the translation starts on a line of its own
-    return _reply(session, responder, request, _alone(session, responder, request), emit, target)
+    reply = _translated(session, session.responder, (source, target), text, emit)
+    session.replies = [reply]
+    return reply
 
 
 def compare(session: Session, text: str, emit: Callable[[str, str], None]) -> Iterator[Reply]:
     """Yield the reply of each model to a text, apart from the conversation, as it is finished.
 
-    Loaded models are asked first, so that the fewest are loaded anew. ``emit`` takes the name of a model and a piece of
-    its answer, the first piece empty: it is being asked, after it is loaded if need be. An answer that is stopped is
-    the last. The session's replies are those of the models that were asked, in the order of the lineup.
+    With a ``direction`` set all are asked for the translation; without, translators alone, in their usual one. Loaded
+    models are asked first, so that the fewest are loaded anew. ``emit`` takes the name of a model and a piece of its
+    answer, the first piece empty: it is being asked, after it is loaded if need be. An answer that is stopped is the
+    last. The session's replies are those of the models that were asked, in the order of the lineup; its refusals say
+    why translators were not. Raises `UserError` with the refusals when no model could be asked.
     """
     found: dict[str, Reply] = {}
-    session.replies = []
+    session.replies, session.refusals = [], {}
     for name in session.lineup.loaded_first():
         emit(name, "")
+        if refusal := _refusal(session, name):
+            session.refusals[name] = refusal
+            continue
         found[name] = _compared(session, name, text, emit)
         session.replies = [found[name] for name in session.lineup.names if name in found]
         yield found[name]
         if found[name].answer.stop_reason == "interrupted":
-            return
+            break
+    if not found:
+        raise UserError(" ".join(session.refusals.values()))
 
 
 def as_record(reply: Reply) -> dict[str, str | int | float]:
@@ -138,9 +161,32 @@ def _alone(session: Session, responder: Responder, request: str) -> list[int]:
 
 def _compared(session: Session, name: str, text: str, emit: Callable[[str, str], None]) -> Reply:
     """Return the reply of one model; nothing is left here that would keep the model in memory."""
+    responder, direction = session.lineup.get(name), session.settings.direction
+    if responder.translator or direction:
+        asked = responder.direction(direction)
+        return _translated(session, responder, asked, text, lambda piece: emit(name, piece))
+    return _reply(session, responder, text, _alone(session, responder, text), lambda piece: emit(name, piece))
+
+
+def _refusal(session: Session, name: str) -> str | None:
+    """Return why a translator cannot translate in the direction that is asked for; None where a model can."""
     responder = session.lineup.get(name)
-    answer = _stream(session, responder, _alone(session, responder, text), lambda piece: emit(name, piece))
-    return Reply(name, text, answer, responder.chat, responder.context_length)
+    if responder.translator is None:
+        return None
+    try:
+        responder.translator.check_direction(*responder.direction(session.settings.direction))
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _translated(session: Session, responder: Responder, direction: tuple[str, str], text: str, emit: Emit) -> Reply:
+    request = translation_request(responder, session.settings, *direction, text)
+    if responder.translator:
+        prompt = encode_source(responder, request, *direction)
+    else:
+        prompt = _alone(session, responder, request)
+    return _reply(session, responder, request, prompt, emit, direction)
 
 
 def _reply(
@@ -149,26 +195,19 @@ def _reply(
     request: str,
     prompt: list[int],
     emit: Emit,
-    target: str | None = None,
+    direction: tuple[str, str] | None = None,
     forgotten: int = 0,
 ) -> Reply:
-    answer = _stream(session, responder, prompt, emit)
-    reply = Reply(responder.name, request, answer, responder.chat, responder.context_length, target, forgotten)
-    session.replies = [reply]
-    return reply
-
-
-def _stream(session: Session, responder: Responder, prompt: list[int], emit: Emit) -> Answer:
-    sampling = session.settings
-    if responder.context_length is not None:
-        room = responder.context_length - len(prompt)
-        sampling = sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, room)})
-    return stream_answer(
+    translator, limit = responder.translator, responder.limit(prompt, session.settings.max_new_tokens)
+    answer = stream_answer(
         responder.model,
-        responder.tokenizer,
+        responder.reader,
         prompt,
         stop_ids=responder.stop_ids,
-        sampling=sampling,
+        sampling=session.settings.model_copy(update={"max_new_tokens": limit}),
         emit=emit,
         stop_requested=session.stop_requested,
+        forced_bos_id=translator.forced_bos_id(direction[1]) if translator and direction else None,
     )
+    shared = None if translator else responder.context_length
+    return Reply(responder.name, request, answer, responder.kind, shared, direction, forgotten)

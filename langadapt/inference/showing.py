@@ -37,13 +37,14 @@ def figures(answer: Answer) -> str:
 def describe_answer(answer: Answer, context_length: int | None) -> str:
     """Return length, speed, end and context use of an answer, in four lines."""
     count = len(units(answer.text))
+    used, context = answer.prompt_tokens + answer.token_count, f" of {context_length}" if context_length else ""
     return "\n".join(
         [
             f"answer       {answer.token_count} tokens, {count} syllables or words, in {answer.seconds:.2f} s: "
             f"{answer.token_count / answer.seconds:.1f} tokens/s, {count / answer.seconds:.1f} syllables/s",
             f"first token  after {answer.first_token_seconds:.2f} s",
             f"stopped      {_ENDS[answer.stop_reason]}",
-            f"context      {answer.prompt_tokens + answer.token_count} of {context_length or 'unknown'} tokens",
+            f"context      {used}{context} tokens",
         ]
     )
 
@@ -67,6 +68,8 @@ def describe_tokens(responder: Responder, text: str) -> str:
 
 def describe_likelihood(responder: Responder, text: str) -> str:
     """Return the bits per byte that a model needs for a text, as stage 4 counts them, in one line."""
+    if responder.translator:
+        return "not defined: a translator gives a text a likelihood only as the translation of another"
     ids = encode_text(responder.tokenizer, text)
     if not ids:
         raise UserError("expected /ppl TEXT, with some text")

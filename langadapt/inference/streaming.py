@@ -16,7 +16,8 @@ from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from langadapt.errors import UserError
-from langadapt.inference.decoding import decode, without_model_defaults
+from langadapt.inference.decoding import decode, decoder_options, without_model_defaults
+from langadapt.models.translation import TranslationTokenizer
 from langadapt.recipe.inference import Sampling
 
 _CLUSTER = regex.compile(r"\X")
@@ -43,10 +44,11 @@ class TextStream:
     """Turns tokens into text that can be shown at once and need never be changed.
 
     Held back are the bytes of a character that is not complete, and the last grapheme cluster: the next token may add
-    a vowel sign or another letter to a Tibetan stack. The pieces together are the text of all tokens.
+    a vowel sign or another letter to a Tibetan stack. The pieces together are the text of all tokens. The tokenizers of
+    translators, some of which are plain Python, decode the whole of a translation at each token.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | TranslationTokenizer) -> None:
         self._tokenizer = tokenizer
         self._characters = DecodeStream(skip_special_tokens=True)
         self._ids: list[int] = []
@@ -56,7 +58,10 @@ class TextStream:
     def add(self, token: int) -> str:
         """Return the text that ``token`` settles; often empty."""
         self._ids.append(token)
-        self._decoded += self._characters.step(self._tokenizer.backend_tokenizer, token) or ""
+        if isinstance(self._tokenizer, TranslationTokenizer):
+            self._decoded = decode(self._tokenizer, self._ids).rstrip("\ufffd")
+        else:
+            self._decoded += self._characters.step(self._tokenizer.backend_tokenizer, token) or ""
         clusters = [match.start() for match in _CLUSTER.finditer(self._decoded, self._shown)]
         return self._show(clusters[-1]) if clusters else ""
 
@@ -83,31 +88,34 @@ class TextStream:
 
 def stream_answer(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | TranslationTokenizer,
     prompt: Sequence[int],
     *,
     stop_ids: Sequence[int],
     sampling: Sampling,
     emit: Callable[[str], None],
     stop_requested: Callable[[], bool] = lambda: False,
+    forced_bos_id: int | None = None,
 ) -> Answer:
     """Generate the answer to a prompt of token ids, calling ``emit`` with each piece of text as it is settled.
 
-    ``stop_requested`` is asked after every token; once it says yes, the answer ends where it is. The model's own
-    generation config is left out of it. Raises `UserError` when the GPU's memory does not hold the prompt.
+    ``stop_requested`` is asked after every token; once it says yes, the answer ends where it is. ``forced_bos_id`` is
+    as for `generate_batched`. The model's own generation config is left out of it. Raises `UserError` when the GPU's
+    memory does not hold the prompt.
     """
     streamer = _Streamer(TextStream(tokenizer), stop_ids, emit)
 
     def interrupted(input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         return torch.full((len(input_ids),), stop_requested(), device=input_ids.device)
 
+    config = _generation_config(sampling, stop_ids, decoder_options(model, forced_bos_id))
     start = time.perf_counter()
     try:
         with without_model_defaults(model), torch.inference_mode():
             model.generate(
                 torch.tensor([list(prompt)], device=model.device),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
-                generation_config=_generation_config(sampling, stop_ids),
+                generation_config=config,
                 stopping_criteria=[interrupted],
                 streamer=streamer,
             )
@@ -132,7 +140,7 @@ def stream_answer(
     )
 
 
-def _generation_config(sampling: Sampling, stop_ids: Sequence[int]) -> GenerationConfig:
+def _generation_config(sampling: Sampling, stop_ids: Sequence[int], options: dict[str, Any]) -> GenerationConfig:
     choice: dict[str, Any] = {"do_sample": False}
     if sampling.temperature > 0:
         choice = {
@@ -148,6 +156,7 @@ def _generation_config(sampling: Sampling, stop_ids: Sequence[int]) -> Generatio
         eos_token_id=list(stop_ids) or None,
         pad_token_id=stop_ids[0] if stop_ids else 0,
         use_cache=True,
+        **options,
     )
 
 

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from langadapt.recipe.language import Direction
 from langadapt.recipe.settings import Settings
 
 
 class Sampling(Settings):
-    """How the next token is chosen; what /set may change during a conversation."""
+    """How a model answers; what /set may change during a conversation."""
 
     max_new_tokens: int = Field(512, description="longest answer in tokens", gt=0)
     temperature: float = Field(0.0, description="0: always the likeliest token (greedy); above: sampling", ge=0, le=10)
@@ -21,6 +22,11 @@ class Sampling(Settings):
     top_k: int = Field(0, description="sample from this many likeliest tokens; 0: from all", ge=0)
     repetition_penalty: float = Field(1.0, description="above 1 makes tokens seen already less likely", gt=0)
     seed: int | None = Field(None, description="seed of the sampling; null: another in every run", ge=0)
+    direction: Direction | None = Field(
+        None,
+        description="translate from which language into which, e.g. zh-bo: text given to a translator, and what a file "
+        "and /compare ask of every model; null: the direction that a translator was trained in, if it is one",
+    )
 
 
 def _listed(value: Any) -> Any:
@@ -60,12 +66,31 @@ class InferenceSettings(Sampling):
         default_factory=dict,
         description="templates for single directions in its place, e.g. {en-bo: 'Translate into {target}: {text}'}",
     )
+    language_tokens: dict[str, str] = Field(
+        default_factory=dict,
+        description="of a translator: tokens of languages whose profile does not tell them, e.g. {bo: my_MM}",
+    )
     prompt_language: str = Field("zh", description="the language that /translate names languages in, e.g. zh or en")
     web_port: int = Field(
         7860,
         description="where --web listens, on this machine alone: http://127.0.0.1:PORT; 0: any free port",
         ge=0,
         lt=65536,
+    )
+    num_beams: int = Field(1, description="of a translated file: 1: greedy; more: beam search", ge=1)
+    segment_tokens: int | None = Field(
+        None,
+        description="of a translated file: sentences of a line are translated together up to so many tokens; null: 128 "
+        "by a translator, 512 by a chat model, and no more than they take",
+        gt=0,
+    )
+    field: str | None = Field(
+        None,
+        description="of a translated file of records: the column or key to translate; null: the source language's "
+        "code, source_text, source or text, whichever is there first",
+    )
+    wrapped: bool = Field(
+        False, description="of a translated file of text: lines of a paragraph belong together, as in e-mails"
     )
     trust_remote_code: bool = Field(False, description="run Python code from the model folder; only for code you read")
 

@@ -6,7 +6,7 @@
 const $ = (id) => document.getElementById(id);
 const KEPT = "conversation";
 
-let entries = [];  // {question, compare, replies: [{reply, figures, chat, forgotten}]}
+let entries = [];  // {question, compare, replies: [{reply, figures, title, chat, forgotten}], refusals: [{refused, why}]}
 let models = [];
 let asked = null;  // id of the question that is being answered
 
@@ -55,16 +55,21 @@ function column(shown, name) {
 
 function showReply(shown, told) {
   const { head, text, figures } = column(shown, told.reply.model);
-  head.textContent = told.reply.model + (told.chat ? "" : " (continues plain text)");
+  head.textContent = told.title;
   text.textContent = told.reply.answer;
   const forgotten = told.forgotten ? `; the ${told.forgotten} oldest questions no longer fit into the context` : "";
   figures.textContent = told.figures + forgotten;
+}
+
+function showRefusal(shown, { refused, why }) {
+  column(shown, refused).figures.textContent = why;
 }
 
 function showEvent(shown, event) {
   $("status").textContent = event.waiting ? "Another question is being answered; this one waits for its turn." : "";
   if (event.model) column(shown, event.model).text.firstChild.appendData(event.piece);
   if (event.reply) showReply(shown, event);
+  if (event.refused) showRefusal(shown, event);
 }
 
 function showAll() {
@@ -72,6 +77,7 @@ function showAll() {
   for (const entry of entries) {
     const shown = showEntry(entry.question);
     entry.replies.forEach((told) => showReply(shown, told));
+    entry.refusals.forEach((refusal) => showRefusal(shown, refusal));
   }
   showButtons();
 }
@@ -133,11 +139,12 @@ async function put(question, compare) {
   $("status").textContent = "";
   showButtons();
   const shown = showEntry(question);
-  const replies = [];
+  const replies = [], refusals = [];
   try {
     for await (const events of batches(await post("/answer", request({ id: asked, question, compare })))) {
       follow(() => events.forEach((event) => showEvent(shown, event)));
       replies.push(...events.filter((event) => event.reply));
+      refusals.push(...events.filter((event) => event.refused));
       const failed = events.find((event) => event.error);
       if (failed) throw new Error(failed.error);
     }
@@ -145,7 +152,7 @@ async function put(question, compare) {
     $("status").textContent = error.message;
   }
   if (replies.length) {
-    entries.push({ question, compare, replies });
+    entries.push({ question, compare, replies, refusals });
     keep();
   } else {
     shown.article.remove();

@@ -222,6 +222,8 @@ def _answer(session: Session, question: Question, put: Put) -> None:
     if question.compare:
         for reply in compare(session, question.question, emit):
             put(_told(reply))
+        for name, why in session.refusals.items():
+            put({"refused": name, "why": why})
     else:
         emit(session.model, "")
         put(_told(ask(session, question.question, lambda piece: emit(session.model, piece))))
@@ -231,6 +233,7 @@ def _told(reply: Reply) -> dict[str, Any]:
     return {
         "reply": as_record(reply),
         "figures": figures(reply.answer),
-        "chat": reply.chat,
+        "title": reply.title,
+        "chat": reply.kind == "chat",
         "forgotten": reply.forgotten,
     }
