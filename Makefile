@@ -17,7 +17,7 @@ recipe: $(READY)
 	$(VENV)/bin/python -m langadapt.runs $(R) $(if $(SMALL),--small) $(WITH)
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -3,8 +3,8 @@
 A block is plain shell, so that it can be read, copied and run by hand: variables (``NAME=value``), commands, comments,
 and lines that go on after a backslash. Two things are more than shell. A command behind ``-`` may fail, as in a
 Makefile: the rest is run, and the failure told at the end. And a command that ends in a variable makes what it names
-(a command of this room by ``$NAME`` or ``${NAME}_untrained``, any by ``output_dir=$NAME``); whoever gives that variable a
-value has made it, and the command is left out.
+(a command of this room by ``$NAME`` or ``${NAME}_untrained``, any by ``output_dir=$NAME``); whoever gives that variable
+a value has made it, and the command is left out.
 """
 
 from __future__ import annotations
