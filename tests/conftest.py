@@ -8,10 +8,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,3 +149,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [{"instruction": texts[i % 12], "input": "", "output": texts[(i + 5) % 12]} for i in range(24)]
     write_json_array(folder / "sft.json", pairs)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; a test that asks for it is skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as p:
+        running = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

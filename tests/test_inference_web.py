@@ -64,18 +64,6 @@ def served(
     assert "Traceback" not in written.read_text()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as p:
-        running = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
 @pytest.fixture
 def page(browser: Any, served: str) -> Iterator[Any]:
     """The page in a tab of its own; the test fails on an error in it or a request to anything but its server."""
