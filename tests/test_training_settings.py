@@ -174,3 +174,12 @@ def test_what_a_machine_lacks_is_replaced_and_said(
     assert "attn_implementation: flash_attention_2 needs a GPU; using sdpa" in said
     assert "torch_compile: needs a C++ compiler (g++); not compiling" in said
     assert "use_liger_kernel: needs a GPU and liger-kernel" in said
+
+
+def test_null_takes_back_what_only_another_method_has() -> None:
+    """A recipe's defaults may hold keys of the method that a user replaces on the command line."""
+    config = REPOSITORY / "configs/csas_opus_mt_en_fr/train.yaml"
+    with pytest.raises(UserError, match="lora_rank"):
+        load_training_settings(config, ["finetuning_type=full"])
+    settings = load_training_settings(config, ["finetuning_type=full", "lora_rank=null", "lora_alpha=null"])
+    assert settings.finetuning_type == "full"

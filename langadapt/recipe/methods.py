@@ -172,7 +172,9 @@ class MethodSettings(Settings):
         """Let a key of one method be taken back, as ``lora_rank=null``, where a file's defaults hold it."""
         if not isinstance(values, dict):
             return values
-        return {key: value for key, value in values.items() if value is not None or key not in _METHODS_OF}
+        chosen = values.get("finetuning_type", "full")
+        idle = {key for key, methods in _METHODS_OF.items() if chosen not in methods and values.get(key, "") is None}
+        return {key: value for key, value in values.items() if key not in idle}
 
     @model_validator(mode="before")
     @classmethod
