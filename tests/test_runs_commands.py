@@ -101,6 +101,13 @@ def test_a_run_goes_on_where_it_was_ended(tmp_path: Path) -> None:
     assert run(tmp_path, a + failing + c + b) == ([], "abcb"), "what comes after a new command is done again"
 
 
+def test_a_command_is_printed_letter_for_letter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = "bash -c true 'a=[/x, /y]' [bold]"
+    for _ in range(2):
+        assert run(tmp_path, line) == ([], "")
+        assert line in capsys.readouterr().out
+
+
 def test_settings_that_changed_are_another_command(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("seed: 1")
     block = "bash -c 'printf a >> $OUT/letters' $OUT/x.yaml\n"

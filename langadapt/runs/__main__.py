@@ -69,9 +69,10 @@ def run_all(commands: Sequence[Command], record: Path) -> list[str]:
     started = time.monotonic()
     for command in commands:
         if command.made or (command.mark in done and not command.is_recipe):
-            console.print(f"[dim]{'given' if command.made else 'done before'}: {command.line}[/dim]", soft_wrap=True)
+            why = "given" if command.made else "done before"
+            console.print(f"{why}: {command.line}", style="dim", markup=False, soft_wrap=True)
             continue
-        console.print(f"\n[bold]$ {command.line}[/bold]", soft_wrap=True)
+        console.print(f"\n$ {command.line}", style="bold", markup=False, soft_wrap=True)
         code = _run(command.line)
         if code and not command.may_fail:
             raise UserError(
