@@ -87,9 +87,9 @@ def test_commands_for_chat_say_why_not(translators: dict[str, Path]) -> None:
 
 def test_a_document_keeps_its_layout(translators: dict[str, Path], tmp_path: Path) -> None:
     a, b, c = ENGLISH[:3]
-    (tmp_path / "in.txt").write_text(f"{a} {b} {c}\n\n  {c}\n***\n{a}\n", encoding="utf-8")
+    (tmp_path / "in.txt").write_text(f"\n\n    {b}\n{a} {b} {c}\n\n  {c}\n***\n{a}\n\n\n", encoding="utf-8")
     done = translated(translators["m2m100"], tmp_path / "in.txt", tmp_path / "out.txt", "segment_tokens=14")
-    expected = "{} {} {}\n\n  {}\n***\n{}\n".format(*FRENCH[:3], FRENCH[2], FRENCH[0])
+    expected = "\n\n    {}\n{} {} {}\n\n  {}\n***\n{}\n\n\n".format(FRENCH[1], *FRENCH[:3], FRENCH[2], FRENCH[0])
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == expected
     assert {key: done[key] for key in ("texts", "segments", "empty", "cut off")} == {
         "texts": 1, "segments": 3, "empty": 0, "cut off": 0

@@ -370,6 +370,7 @@ def test_a_hub_name_is_found_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
         ("final_logits_bias", "bias", None),
         ("lm_head.weight", "output", None),
         ("backbone.layers.4.mixer.A_log", "other", 4),
+        ("model.layers.0.mlp.shared_expert.gate_proj.weight", "mlp", 0),
     ],
 )
 def test_types_and_layers_from_names(name: str, kind: str, layer: int | str | None) -> None:

@@ -191,7 +191,7 @@ def test_the_summary_says_what_changed_and_what_that_does_not_mean(tmp_path: Pat
     results = results_of(checkpoints(tmp_path, layers=3, dtype=torch.bfloat16))
     summary = summarise(results)
     largest = max(results["layers"], key=lambda layer: layer["base_cpt"]["relative"])["layer"]
-    assert f"the largest relative changes are in {largest}," in " ".join(summary.split())
+    assert f"the largest relative changes are in layer {largest}," in " ".join(summary.split())
     assert f"{results['total']['delta_cosine']:.4f}" in summary
     assert "What these figures do not show" in summary
     assert "stored in bfloat16" in summary

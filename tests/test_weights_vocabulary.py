@@ -79,6 +79,15 @@ def test_rows_of_new_tokens_have_their_scripts(tmp_path: Path) -> None:
     assert "Tibetan 2 rows" in " ".join(summarise(results).split())
 
 
+def test_a_new_row_that_is_no_number_is_named(tmp_path: Path) -> None:
+    rows = torch.randn(2, 4)
+    rows[1] = torch.nan
+    paths = [write(tmp_path / "base", ["a"], torch.randn(1, 4))]
+    paths += [write(tmp_path / name, ["a", "ka"], rows) for name in ("cpt", "sft")]
+    with pytest.raises(UserError, match=rf"cpt: the tensor {EMBEDDING} holds NaN"):
+        compare(*open_checkpoints(*paths))
+
+
 def test_models_of_two_kinds_are_told_by_their_configs(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, ["a"], torch.randn(1, 4)) for name in ("base", "cpt", "sft")]
     for path, kind in zip(paths, ("llama", "qwen2", "qwen2"), strict=True):

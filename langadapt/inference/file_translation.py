@@ -1,8 +1,8 @@
 """A translated file: lines, records or whole documents, in the layout of the original.
 
 A line is cut into segments of whole sentences, as many as a model takes at once, and its translation is put together
-of theirs; blank lines, indentation and what holds no letter stay as they are. Each segment is translated once, however
-often it occurs.
+of theirs; blank lines, indentation and what holds neither letter nor digit stay as they are. Each segment is
+translated once, however often it occurs.
 """
 
 from __future__ import annotations
@@ -163,13 +163,12 @@ def _read(source: str, container: str, field: str | None, language: str) -> tupl
 def _layout(responder: Responder, settings: InferenceSettings, text: str, direction: tuple[str, str]) -> list[_Line]:
     """Return the lines of a text, cut into segments; with ``wrapped`` those of a paragraph as one."""
     language = load_language(direction[0])
-    text = normalize(text, language.normalization)
     if settings.wrapped:
         text = _PARAGRAPH.sub(_between(language), text)
     spaced = language.segmentation == "words"
     lines = []
     for line in text.split("\n"):
-        body = line.strip()
+        body = normalize(line, language.normalization)  # a line at a time, as it strips white space
         parts = cut_to_fit(body, _fits(responder, settings, direction), language.sentence_ends, spaced) if body else []
         lines.append(_Line(line[: len(line) - len(line.lstrip())] if body else "", [part.strip() for part in parts]))
     return lines

@@ -78,7 +78,7 @@ def compare(
     vocabulary = alignment and {**alignment.counts, "new_rows": []}
     if alignment and vocabulary:
         tokens = _tokens(checkpoints[1:])
-        new = [_new_rows(triple, tokens, slice_size, workers, device) for triple in alignment.new_rows]
+        new = [_new_rows(triple, checkpoints[1:], tokens, slice_size, workers, device) for triple in alignment.new_rows]
         vocabulary["new_rows"] = new
     results: Record = {
         "schema_version": SCHEMA_VERSION,
@@ -248,10 +248,16 @@ def _check_finite(name: str, sums: Sums, checkpoints: Sequence[Checkpoint]) -> N
 
 
 def _new_rows(
-    triple: Sequence[Source], tokens: Mapping[int, Token], slice_size: int, workers: int, device: str
+    triple: Sequence[Source],
+    checkpoints: Sequence[Checkpoint],
+    tokens: Mapping[int, Token],
+    slice_size: int,
+    workers: int,
+    device: str,
 ) -> Record:
     """Return the norm after CPT, and the change by SFT, of rows that the base lacks; CPT stands in for the base."""
     [one] = measure_all([triple], slice_size, workers, device)
+    _check_finite(triple[0].name, one.sums, [checkpoints[0], *checkpoints])
     figures = describe_change(one.sums, _rounding(one, [tensor.dtype for tensor in triple]))
     return {
         "name": triple[0].name,

@@ -56,7 +56,7 @@ def draw_heatmap(results: Record) -> Figure:
         figure,
         [
             *sentences,
-            "Each table has a colour scale of its own, and it is logarithmic. Grey: unchanged, or zero before.",
+            "Each table has a colour scale of its own, and it is logarithmic. Grey: none, unchanged, or zero before.",
         ],
     )
     return figure

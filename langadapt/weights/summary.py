@@ -125,7 +125,7 @@ def _stage(results: Record, stage: Stage) -> list[str]:
             f"{percent(share['parameters'] / results['total']['parameters'])} of the parameters. "
         )
     if len(layers) > 1:
-        most = ", ".join(str(layer["layer"]) for layer in layers[:3])
+        most = ", ".join(map(_layer, layers[:3]))
         words += (
             f"By layer, norms and biases left aside, the largest relative changes are in {most} "
             f"({_layer(layers[0])}: "

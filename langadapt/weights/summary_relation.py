@@ -94,7 +94,7 @@ def _sizes(results: Record) -> list[str]:
     if (artefact := results["relation"]["base_sft_artefact"]) is not None:
         words += (
             f" Beware of the same figure with the change from base to SFT, here {artefact:.4f} (L2): that change "
-            "contains CPT's, so it compares CPT with itself and is close to 1 whatever SFT did."
+            "contains CPT's, so it compares CPT in part with itself, and wholly where SFT moved little."
         )
     return paragraph(words)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPES = ("embedding", "position", "attention", "cross-attention", "mlp", "norm", "bias", "output", "other")
 
-_EMBEDDINGS = ("embed", "wte", "shared")
+_EMBEDDINGS = ("embed", "wte")
 _POSITIONS = ("embed_positions", "position_embeddings", "wpe")
 _OUTPUTS = ("lm_head", "embed_out")
 _CROSS_ATTENTION = ("encoder_attn", "cross_attn", "crossattention", "encdecattention")
@@ -26,6 +26,8 @@ def tensor_type(name: str) -> str:
         return "norm"
     if own in _OUTPUTS:
         return "output"
+    if own == "shared":  # not the shared experts of a mixture
+        return "embedding"
     for type_, marks in (
         ("position", _POSITIONS),
         ("embedding", _EMBEDDINGS),

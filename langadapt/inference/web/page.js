@@ -96,7 +96,11 @@ function showPath() {
 // ---- what is asked
 
 function keep() {
-  sessionStorage.setItem(KEPT, JSON.stringify(entries));
+  try {
+    sessionStorage.setItem(KEPT, JSON.stringify(entries));
+  } catch {  // its room is used up
+    $("status").textContent = "This conversation is too long for the tab to keep; export it before you leave.";
+  }
 }
 
 // The conversation so far: answers of models that take turns.
