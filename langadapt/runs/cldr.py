@@ -21,6 +21,7 @@ from langadapt.files import write_json, write_text
 LANGUAGES = ("bo", "zh", "en")
 _LOCALES = {code: Locale.parse(code) for code in (*LANGUAGES, "fr", "mn")} | {"zh_hant": Locale.parse("zh_Hant")}
 _STYLES = ("full", "long")
+_CURRENCIES = ("USD", "EUR", "JPY", "GBP", "CNY", "HKD", "TWD", "INR")
 
 # Years apart: no Tibetan date stands both in the base model's trace of Tibetan, in the monolingual text, and in what is
 # translated or asked, from which the test sets are drawn. Twins among the latter are stage 1's to find.
@@ -110,10 +111,9 @@ def written(day: datetime.date, style: str, languages: Sequence[str] = LANGUAGES
 
 def sums_of_money(count: int, chance: random.Random, languages: Sequence[str]) -> list[dict[str, str]]:
     """Return ``count`` different sums in all languages, each in the words of CLDR: 1,250.00 US dollars."""
-    currencies = sorted(set.intersection(*(set(_LOCALES[code].currencies) for code in languages)))
     chosen: dict[tuple[int, str], dict[str, str]] = {}
     while len(chosen) < count:
-        amount, currency = chance.randrange(1, 100_000) * 50, chance.choice(currencies)
+        amount, currency = chance.randrange(1, 2_000) * 50, chance.choice(_CURRENCIES)
         chosen[amount, currency] = {
             code: format_currency(amount, currency, locale=_LOCALES[code], format_type="name") for code in languages
         }
