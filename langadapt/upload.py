@@ -15,7 +15,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, RepoCard
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError: of whichever HTTP library it uses
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.utils._validators import validate_repo_id
 
 from langadapt.errors import UserError, run_command
@@ -155,6 +160,10 @@ def send(folder: Path, repo_id: str, kind: str, files: list[str], private: bool)
     except HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else "no answer"
         raise UserError(f"the hub refused ({status}): {error.server_message or 'it says no more'}") from None
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise UserError(
+            f"{api.endpoint}: no answer ({error}). Run the same again: it sends only what is missing."
+        ) from None
     return str(address)
 
 

@@ -45,6 +45,7 @@ def test_the_prompt_with_translators_and_a_chat_model(
     run_script: Callable[..., subprocess.CompletedProcess[str]], translators: dict[str, Path], chat_model: Path
 ) -> None:
     lines = [
+        "/set direction en-fr",
         ENGLISH[0],
         f"/translate fr en {FRENCH[2]}",
         "/set direction fr-en",
@@ -68,7 +69,7 @@ def test_the_prompt_with_translators_and_a_chat_model(
     assert done.stdout.count(compared) == 2
     assert second == FRENCH[1]
     for notice in (
-        "m2m100 is a translator: it translates each text, en-fr.",
+        "m2m100 is a translator: it translates each text. (/set direction",
         "m2m100: not defined: a translator gives a text a likelihood only as the translation of another",
         "by what the encoder reads, fr-en; the decoder begins with __en__]",
         "translates en-fr, and only that; asked was fr-en.",
@@ -88,7 +89,9 @@ def test_commands_for_chat_say_why_not(translators: dict[str, Path]) -> None:
 def test_a_document_keeps_its_layout(translators: dict[str, Path], tmp_path: Path) -> None:
     a, b, c = ENGLISH[:3]
     (tmp_path / "in.txt").write_text(f"\n\n    {b}\n{a} {b} {c}\n\n  {c}\n***\n{a}\n\n\n", encoding="utf-8")
-    done = translated(translators["m2m100"], tmp_path / "in.txt", tmp_path / "out.txt", "segment_tokens=14")
+    done = translated(
+        translators["m2m100"], tmp_path / "in.txt", tmp_path / "out.txt", "direction=en-fr", "segment_tokens=14"
+    )
     expected = "\n\n    {}\n{} {} {}\n\n  {}\n***\n{}\n\n\n".format(FRENCH[1], *FRENCH[:3], FRENCH[2], FRENCH[0])
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == expected
     assert {key: done[key] for key in ("texts", "segments", "empty", "cut off")} == {
@@ -96,7 +99,8 @@ def test_a_document_keeps_its_layout(translators: dict[str, Path], tmp_path: Pat
     }  # fmt: skip
     wrapped = f"{a}\n{b}\n\n{c}\n"
     (tmp_path / "in.txt").write_text(wrapped, encoding="utf-8")
-    translated(translators["m2m100"], tmp_path / "in.txt", tmp_path / "out.txt", "segment_tokens=14", "wrapped=true")
+    keys = ("direction=en-fr", "segment_tokens=14", "wrapped=true")
+    translated(translators["m2m100"], tmp_path / "in.txt", tmp_path / "out.txt", *keys)
     assert (tmp_path / "out.txt").read_text(encoding="utf-8") == f"{FRENCH[0]} {FRENCH[1]}\n\n{FRENCH[2]}\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,6 +115,27 @@ def test_settings_that_changed_are_another_command(tmp_path: Path) -> None:
     assert run(tmp_path, block)[1] == run(tmp_path, block)[1] == "a"
     (tmp_path / "x.yaml").write_text("seed: 2")
     assert run(tmp_path, block)[1] == "aa"
+
+
+def test_defaults_that_changed_are_another_command(tmp_path: Path) -> None:
+    (tmp_path / "defaults.yaml").write_text("seed: 1")
+    (tmp_path / "x.yaml").write_text("defaults: defaults.yaml")
+    block = "bash -c 'printf a >> $OUT/letters' $OUT/x.yaml\n"
+    assert run(tmp_path, block)[1] == "a"
+    (tmp_path / "defaults.yaml").write_text("seed: 2")
+    assert run(tmp_path, block)[1] == "aa"
+
+
+def test_what_a_recipe_inside_has_done_stays_done(tmp_path: Path) -> None:
+    """As csas_all and its members, which share a folder."""
+    inner = "bash -c 'printf b >> $OUT/letters'\n"
+    (tmp_path / "inner.py").write_text(
+        f"from pathlib import Path\nfrom test_runs_commands import run\nrun(Path({str(tmp_path)!r}), {inner!r})\n"
+    )
+    failed, _ = run(tmp_path, f"env PYTHONPATH={REPOSITORY / 'tests'}:{REPOSITORY} {sys.executable} $OUT/inner.py\n")
+    assert failed == []
+    failed, letters = run(tmp_path, inner)
+    assert (failed, letters) == ([], "b")
 
 
 def test_a_command_that_may_fail_does_not_end_the_run(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import recipe, train
 
+from langadapt.errors import UserError
 from langadapt.files import read_json_object
 from langadapt.models import load_model
 from langadapt.training import __main__ as stage
@@ -94,3 +95,19 @@ def test_an_evaluation_behind_a_save_is_saved_too(tiny_model: Path, data: Path, 
     assert steps == [2, 4, 6]
     found = [read_json_object(output / f"checkpoint-{step}" / EARLY_STOPPING_FILE)["best_step"] for step in range(1, 7)]
     assert found == [None, 2, 2, 4, 4, 4]
+
+
+@pytest.mark.usefixtures("told")
+def test_the_evaluation_before_the_first_step_is_of_no_checkpoint(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    """Its loss, the lowest of all, would make the base the best checkpoint."""
+    output = train(config_of(tiny_model, data, tmp_path / "run", eval_on_start=True))
+    assert read_json_object(output / "checkpoint-6" / EARLY_STOPPING_FILE)["best_step"] == 4
+
+
+@pytest.mark.usefixtures("told")
+def test_a_copied_checkpoint_needs_the_best_one_beside_it(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    config = config_of(tiny_model, data, tmp_path / "run", lr_scheduler_type="constant")
+    output = train(config, "max_steps=3")
+    elsewhere = f"resume_from_checkpoint={output}/checkpoint-3"
+    with pytest.raises(UserError, match="checkpoint-2 is not there, where the evaluation loss was lowest"):
+        train(config, "max_steps=5", elsewhere, f"output_dir={tmp_path}/other")

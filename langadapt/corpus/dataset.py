@@ -67,8 +67,9 @@ def write_dataset(
         files |= spool.write(folder / f"{settings.name}_{kind}_final.json", _shuffled(parts, settings.seed))
         if filters:
             fitting = {name: spool.short(numbers) for name, numbers in parts.items()}
-            longer["by part"] = {name: len(parts[name]) - len(fitting[name]) for name in parts}
-            longer[f"{kind}_{filtered}"] = sum(longer["by part"].values())
+            too_long = {name: len(parts[name]) - len(fitting[name]) for name in parts}
+            longer.setdefault("by part", {}).update(too_long)
+            longer[f"{kind}_{filtered}"] = sum(too_long.values())
             cut[f"{kind}_{filtered}"] = cut_to_share(fitting, shares)
             files |= spool.write(folder / f"{settings.name}_{kind}_{filtered}.json", _shuffled(fitting, settings.seed))
         for name, file in files.items():

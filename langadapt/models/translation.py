@@ -202,11 +202,11 @@ def load_translation_tokenizer(name: str, language_tokens: Mapping[str, str] | N
 
 
 def usual_direction(name: str, tokenizer: TranslationTokenizer) -> str | None:
-    """Return the direction that a translator was trained in last, or has alone; None where it has several."""
+    """Return the one direction that a translator was trained in last, or has; None where it has several."""
     record = Path(name) / TRANSLATION_FILE
     trained = read_json_object(record).get("directions") if record.is_file() else None
     if trained:
-        return str(trained[-1])
+        return str(trained[0]) if len(trained) == 1 else None
     if tokenizer.languages_are_marked:
         return None
     codes = sorted(file.stem for file in PROFILES.glob("*.yaml"))

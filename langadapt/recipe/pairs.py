@@ -73,6 +73,8 @@ class PairSettings(Settings):
             problems.append(f"rank_by is {self.rank_by}, which needs {files[self.rank_by]}")
         if self.rank_by in ("labse", "comet") and self.min_margin >= 1:
             problems.append(f"min_margin is {self.min_margin}, but {self.rank_by} is at most 1; take, say, 0.05")
+        if self.rank_by == "judgements" and self.min_margin > self.samples - 1:
+            problems.append(f"min_margin is {self.min_margin}, but {self.samples} ranks are never so far apart; take 1")
         if self.rank_by == "judgements" and self.chosen == "reference":
             problems.append("chosen is reference, of which a file of judgements says nothing; take a score to rank by")
         if self.chosen == "best" and self.samples < 2:

@@ -50,7 +50,7 @@ def main() -> None:
         return
     if arguments.again:
         (folder / DONE).unlink(missing_ok=True)
-        if arguments.small:
+        if arguments.small and "OUT" not in given:  # a folder that was named may hold what is somebody else's
             shutil.rmtree(folder, ignore_errors=True)
     failed = run_all(commands, folder / DONE)
     if failed:
@@ -82,7 +82,8 @@ def run_all(commands: Sequence[Command], record: Path) -> list[str]:
         if code:
             failed.append(command.line)
             continue
-        done[command.mark] = command.line
+        # Read anew: a recipe run by this one may have put its own commands into the same file.
+        done = (read_json_object(record) if record.is_file() else {}) | {command.mark: command.line}
         write_json(record, done)
     console.print(f"\n{(time.monotonic() - started) / 60:.1f} minutes")
     return failed

@@ -10,6 +10,7 @@ a value has made it, and the command is left out.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from pydantic import Field
 
 from langadapt.errors import UserError
 from langadapt.recipe.settings import Settings, load_settings
+from langadapt.recipe.yaml_file import read_yaml
 
 CONFIGS = Path("configs")
 _ASSIGNMENT = re.compile(r"([A-Z]+)=(.*)")
@@ -99,6 +101,6 @@ def _filled(text: str, variables: Mapping[str, str], path: str) -> str:
 
 
 def _settings_in(command: str) -> Sequence[str]:
-    """Return the contents of the YAML files that a command names: with other settings it is another command."""
+    """Return what the YAML files of a command say, defaults included: with other settings it is another command."""
     files = (Path(word) for word in shlex.split(command) if word.endswith(".yaml"))
-    return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+    return [json.dumps(read_yaml(file)[0]) for file in files if file.is_file()]

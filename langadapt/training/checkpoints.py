@@ -14,7 +14,7 @@ from langadapt.files import read_json_file, sha256_of
 from langadapt.models import check_model_folder
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.data import BLOCKS_FORMAT
-from langadapt.training.early_stopping import ended_early
+from langadapt.training.early_stopping import best_step, ended_early
 from langadapt.training.saving import RUN_FILE, find_damage, sweep
 
 Run = dict[str, Any]
@@ -96,6 +96,13 @@ def choose_checkpoint(settings: TrainingSettings, run: Run) -> Path | None:
     allowed = _FREE | set(settings.resume_despite)
     if checkpoint is not None:
         _require_same_run(checkpoint, run, allowed)
+    if checkpoint is not None and settings.early_stopping_patience is not None:
+        best = best_step(checkpoint)
+        if best is not None and not is_complete(folder / f"checkpoint-{best}"):
+            raise UserError(
+                f"{folder}: checkpoint-{best} is not there, where the evaluation loss was lowest up to {checkpoint}, "
+                "and which may become the finished model. Copy it there."
+            )
     if (folder / "config.json").exists():
         # A longer run goes on from a checkpoint; without one it would start anew and replace the model.
         _require_same_run(folder, run, allowed if checkpoint is not None else allowed - _LENGTH)

@@ -24,13 +24,18 @@ class EarlyStopping(TrainerCallback):  # type: ignore[misc]
         self.trainer, self.patience = trainer, patience
         self.best_step: int | None = None
         self.best_loss, self.worse, self.ended = math.inf, 0, False
+        self._begun = False
         if checkpoint is not None:
             self.best_step, self.best_loss, self.worse, self.ended = _read(checkpoint)
         trainer.kept_step = self.best_step
 
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """Count evaluations from here on: that of eval_on_start has no checkpoint, or was counted before a stop."""
+        self._begun = True
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         """Note the loss. After a step that was skipped nothing is saved, and so nothing noted."""
-        if self.trainer.last_step_was_skipped or state.global_step == self.best_step:
+        if not self._begun or self.trainer.last_step_was_skipped or state.global_step == self.best_step:
             return
         if metrics["eval_loss"] < self.best_loss:
             self.best_step, self.best_loss, self.worse = state.global_step, metrics["eval_loss"], 0

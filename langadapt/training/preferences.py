@@ -233,7 +233,14 @@ def _reference_file(settings: TrainingSettings, run: Run) -> str:
     quantised = (
         [settings.quantization_type, settings.double_quantization] if settings.finetuning_type == "qlora" else []
     )
-    parts = [run["base_model"], settings.bf16, settings.fp16, settings.deepspeed is not None, quantised]
+    parts = [
+        run["base_model"],
+        settings.finetuning_type,
+        settings.bf16,
+        settings.fp16,
+        settings.deepspeed is not None,
+        quantised,
+    ]
     return f"reference-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]}"
 
 

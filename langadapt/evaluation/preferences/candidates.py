@@ -67,9 +67,9 @@ def read_records(settings: PairSettings) -> list[Record]:
     Raises `UserError` for a held-out file, one that stage 1 does not vouch for, and one without answers.
     """
     path = Path(settings.dataset)
-    if "_test" in path.stem:
+    if "_test" in path.stem or "_sft_valid" in path.stem:
         raise UserError(
-            f"dataset={path}: a test set, which nothing may be trained on. Name a training file of stage 1."
+            f"dataset={path}: a test set or one to validate on, never trained on. Name a training file of stage 1."
         )
     check_vouched(path)
     records = list(iter_json_array(path))
