@@ -22,6 +22,7 @@ from langadapt.errors import UserError
 from langadapt.inference import web
 from langadapt.inference.transcript import load_conversation
 from langadapt.models import encode_prompt, load_tokenizer
+from langadapt.models.translation import TRANSLATION_FILE
 from langadapt.recipe import load_settings
 from langadapt.recipe.inference import InferenceSettings
 
@@ -43,7 +44,9 @@ def served(
     config = json.loads((endless / "config.json").read_text())
     (endless / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 10**7}))
     models = [f"--model_path=sft={chat_model}", f"--model_path=base={endless}"]
-    models.append(f"--model_path=mt={translators['m2m100']}")
+    translator = shutil.copytree(translators["m2m100"], endless.parent / "mt")
+    (translator / TRANSLATION_FILE).write_text(json.dumps({"directions": ["en-fr"]}))  # knows fr-en as well
+    models.append(f"--model_path=mt={translator}")
     command = [sys.executable, "6_test_inference.py", *models, "--web", "web_port=0", "device=cpu", "max_new_tokens=30"]
     written = endless.parent / "stderr.txt"
     with (
