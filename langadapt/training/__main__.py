@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -205,10 +206,18 @@ def _evaluation_examples(settings: TrainingSettings, tokenizer: AnyTokenizer) ->
 
 
 def _leave(arguments: TrainingArguments) -> None:
-    """Wait for all ranks: the first that ends takes the others with it."""
+    """Wait for all ranks, since the first that ends takes the others with it, and end this one of several.
+
+    It ends without Python's own teardown. Gloo's threads outlive the process group here, since DDP and DeepSpeed still
+    refer to it, and one that lets go of a tensor while Python is torn down aborts the rank, whose work was done.
+    """
     if arguments.world_size > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
