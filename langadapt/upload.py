@@ -44,6 +44,7 @@ _LEFT_OUT = (
     "rng_state*",
     "quarantine.jsonl",
 )
+_AGAIN = "Run the same again: it sends only what is missing."
 _LOGS = ("training_log.jsonl", "loss_curve.png")
 
 
@@ -139,8 +140,8 @@ def files_to_send(folder: Path, logs: bool) -> tuple[list[str], list[str]]:
 def send(folder: Path, repo_id: str, kind: str, files: list[str], private: bool) -> str:
     """Make the repository, if it is not there, send the files, and return its address.
 
-    Raises `UserError` without HF_TOKEN, for a repository that is public where a private one is asked for, and with what
-    the hub answers where it refuses.
+    Raises `UserError` without HF_TOKEN, for a repository that is there and public where a private one is asked for, or
+    the other way round, and with what the hub answers where it refuses.
     """
     token = os.environ.get("HF_TOKEN")
     if not token:
@@ -148,8 +149,9 @@ def send(folder: Path, repo_id: str, kind: str, files: list[str], private: bool)
     api = HfApi(token=token)
     try:
         address = api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True)
-        if private and not api.repo_info(repo_id, repo_type=kind).private:
-            raise UserError(f"{repo_id} is there already, and public. Give --public, or another --repo_id.")
+        if api.repo_info(repo_id, repo_type=kind).private != private:
+            wrong, way_out = ("public", "Give --public") if private else ("private", "Leave out --public")
+            raise UserError(f"{repo_id} is there already, and {wrong}. {way_out}, or give another --repo_id.")
         api.upload_folder(
             repo_id=repo_id,
             repo_type=kind,
@@ -161,9 +163,9 @@ def send(folder: Path, repo_id: str, kind: str, files: list[str], private: bool)
         status = error.response.status_code if error.response is not None else "no answer"
         raise UserError(f"the hub refused ({status}): {error.server_message or 'it says no more'}") from None
     except (HTTPError, OfflineModeIsEnabled) as error:
-        raise UserError(
-            f"{api.endpoint}: no answer ({error}). Run the same again: it sends only what is missing."
-        ) from None
+        raise UserError(f"{api.endpoint}: no answer ({error}). {_AGAIN}") from None
+    except RuntimeError as error:  # of one large file, when it was tried several times
+        raise UserError(f"{error} ({error.__cause__ or 'it says no more'}) {_AGAIN}") from None
     return str(address)
 
 

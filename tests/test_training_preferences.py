@@ -184,7 +184,12 @@ def test_the_reference_is_the_same_measured_before_or_in_every_step(
 def test_a_stopped_run_goes_on_to_the_bit(
     model: Path, pairs: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {"finetuning_type": method, "logging_steps": 3, "save_steps": 100}
+    changes = {
+        "finetuning_type": method,
+        "train_sampling_strategy": "group_by_length",
+        "logging_steps": 3,
+        "save_steps": 100,
+    }
     changes |= {"eval_dataset": str(pairs / "held_out.json"), "eval_strategy": "steps", "eval_steps": 4}
     changes |= {"per_device_eval_batch_size": 2}
     whole = train(of_pairs(model, pairs, tmp_path / "whole", **changes))

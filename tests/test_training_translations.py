@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from runs import launch_here, losses, recipe, shell, train
 from torch.nn import functional
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerState
 from translators import FAMILIES, make_translators, place_names, seq2seq_keys, write_records
 
 from langadapt.errors import UserError
@@ -24,6 +24,7 @@ from langadapt.training.data import Tokens, open_tokens, prepare_tokens
 from langadapt.training.methods import prepare_model
 from langadapt.training.packing import describe, show_block
 from langadapt.training.progress import read_log
+from langadapt.training.sampling import LengthGroups
 from langadapt.training.translations import TranslationCollator, Translations
 from langadapt.training.translator_loss import TranslatorLoss
 
@@ -209,7 +210,9 @@ def test_the_finished_model_opens_plainly(
 
 
 def test_a_run_goes_on_to_the_same_weights(translators: dict[str, Path], records: Path, tmp_path: Path) -> None:
+    """Halfway is in the second epoch, whose order is its own."""
     keys = seq2seq_keys(dataset=str(records), eval_dataset=str(records), eval_strategy="steps", eval_steps=4)
+    keys |= {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 16}
     whole = train(recipe("seq2seq", translators["nllb"], records.parent, tmp_path / "whole", **keys))
     halves = recipe("seq2seq", translators["nllb"], records.parent, tmp_path / "halves", **keys)
     train(halves, "max_steps=4", "lr_scheduler_type=constant")
@@ -236,6 +239,7 @@ def test_a_run_goes_on_to_the_same_weights(translators: dict[str, Path], records
 @pytest.mark.slow
 def test_two_ranks_under_zero_2_learn_as_one(translators: dict[str, Path], records: Path, tmp_path: Path) -> None:
     keys = seq2seq_keys(dataset=str(records), max_steps=4, gradient_accumulation_steps=1, save_strategy="no")
+    keys["train_sampling_strategy"] = "group_by_length"
     # The scheduler and clipping are the same; dropout is not, so that it is left out.
     config = json.loads((translators["m2m100"] / "config.json").read_text())
     model = tmp_path / "model"
@@ -253,6 +257,24 @@ def test_two_ranks_under_zero_2_learn_as_one(translators: dict[str, Path], recor
     assert process.returncode == 0, said + errors
     # The batches of a step are the same in both, each of two ranks takes half of them.
     assert [loss for _, loss in losses(tmp_path / "two")] == pytest.approx([loss for _, loss in losses(one)], rel=1e-4)
+
+
+def test_like_lengths_come_together_in_another_order_each_epoch() -> None:
+    chance = np.random.default_rng(0)
+    lengths = chance.integers(1, 100, 1_003)
+    order = LengthGroups(lengths, group=10, seed=7)
+    epochs = []
+    for epoch in (0.0, 0.5, 1.0):
+        order.on_epoch_begin(None, TrainerState(epoch=epoch), None)
+        epochs.append(list(order))
+    assert epochs[0] == epochs[1] != epochs[2]
+    assert sorted(epochs[2]) == list(range(len(order)))
+    groups = lengths[epochs[0][:1_000]].reshape(-1, 10)
+    assert groups[0].max() == lengths.max()
+    spread = np.ptp(groups, axis=1)
+    assert spread.mean() < 10
+    assert len({tuple(sorted(group)) for group in groups[:5].tolist()}) == 5
+    assert np.corrcoef(groups.mean(axis=1), np.arange(100))[0, 1] < 0.3  # the groups themselves are in no order
 
 
 def test_a_run_takes_the_kind_of_model_that_its_stage_says(

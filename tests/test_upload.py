@@ -23,6 +23,7 @@ class Hub(ThreadingHTTPServer):
     requests: list[tuple[str, str, dict[str, str], bytes]]
     private = True
     refuse = 0
+    mode = "regular"  # or lfs: large files go elsewhere first, where nobody takes them
 
     @property
     def address(self) -> str:
@@ -52,6 +53,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.answer("POST")
 
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_error(403, "no room for this")
+
     def answer(self, method: str) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -75,7 +80,15 @@ class Handler(BaseHTTPRequestHandler):
             return 200, {"url": f"{self.server.address}/me/small", "name": "me/small"}
         if "/preupload/" in self.path:
             files = json.loads(body)["files"]
-            return 200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+            return 200, {
+                "files": [{"path": f["path"], "uploadMode": self.server.mode, "shouldIgnore": False} for f in files]
+            }
+        if self.path.endswith("/info/lfs/objects/batch"):
+            action = {"upload": {"href": f"{self.server.address}/large"}}
+            return 200, {
+                "transfer": "basic",
+                "objects": [{**f, "actions": action} for f in json.loads(body)["objects"]],
+            }
         if "/commit/" in self.path:
             url = f"{self.server.address}/me/small/commit/{'0' * 40}"
             return 200, {
@@ -164,6 +177,20 @@ def test_a_private_upload_refuses_a_public_repository(upload: Callable, hub: Hub
     public = upload(model, "--license", "mit", "--go", "--public", "--logs")
     assert public.returncode == 0, public.stderr
     assert "training_log.jsonl" in hub.committed()
+    hub.private = True
+    refused = upload(model, "--license", "mit", "--go", "--public")
+    assert "me/small is there already, and private. Leave out --public" in refused.stderr
+
+
+def test_a_large_file_that_cannot_be_sent_is_named(upload: Callable, hub: Hub, model: Path) -> None:
+    hub.mode = "lfs"
+    failed = upload(model, "--license", "mit", "--go")
+    assert failed.returncode == 2
+    assert "Error while uploading" in failed.stderr
+    assert "403" in failed.stderr
+    assert "Run the same again" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not hub.committed()
 
 
 def test_what_the_hub_refuses_is_said(upload: Callable, hub: Hub, model: Path) -> None:

@@ -75,6 +75,11 @@ class Tokens:
     blocks: NDArray[np.int64]
     counts: Counts
 
+    def block_lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of each block."""
+        ends = np.concatenate([[0], np.cumsum(np.diff(self.pieces)[self.order])])[self.blocks]
+        return np.diff(ends)
+
 
 def pieces_a_record(settings: TrainingSettings) -> int:
     """Return how many sequences a record is, if it is not cut: of preferences the chosen and the rejected one."""

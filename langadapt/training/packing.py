@@ -34,6 +34,7 @@ class Blocks:
 
     def __init__(self, tokens: Tokens, packing: Packing) -> None:
         self.tokens = tokens
+        self.lengths = tokens.block_lengths()
         self.isolated = packing != "joined"
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset
@@ -116,6 +117,14 @@ class PreferenceTrainer(AdaptationTrainer, DPOTrainer):  # type: ignore[misc]
         """Delete the copy of the adapter that TRL takes for the reference: a new adapter switched off is the base."""
         if isinstance(self.model, PeftModel) and "ref" in self.model.peft_config:
             self.model.delete_adapter("ref")
+
+    def _lengths(self, examples: Dataset) -> NDArray[np.int64]:
+        prompt, chosen, rejected = (
+            pc.list_value_length(examples.data.column(f"{part}_ids")).to_numpy()
+            for part in ("prompt", "chosen", "rejected")
+        )
+        longest: NDArray[np.int64] = prompt + np.maximum(chosen, rejected)
+        return longest
 
     # The reference
 

@@ -17,8 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import distributed
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
 from langadapt.errors import UserError
@@ -28,6 +31,7 @@ from langadapt.training.checkpoints import Run, steps_of
 from langadapt.training.costs import checkpoint_size
 from langadapt.training.loss import ChunkedLoss, loss_obstacle
 from langadapt.training.metering import Meter
+from langadapt.training.sampling import LengthGroups
 from langadapt.training.saving import STAGING, folder_size, publish, remove_checkpoint, require_space
 
 
@@ -65,6 +69,22 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         self._training_loss: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self._evaluation_loss: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         self.loss_obstacle = self._choose_loss()
+
+    # Batches
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = LengthGroups(
+            self._lengths(self.train_dataset), self.args.train_batch_size * self.args.world_size, seed
+        )
+        self.add_callback(sampler)
+        return sampler
+
+    def _lengths(self, examples: Any) -> NDArray[np.int64]:
+        lengths: NDArray[np.int64] = examples.lengths
+        return lengths
 
     # Loss and gradients
 
@@ -175,12 +195,13 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         """Return the loss over all ranks and the learned tokens that it is a mean of; None when asked to stop."""
         size, ranks, rank = self.args.per_device_eval_batch_size, self.args.world_size, self.args.process_index
         data = self.eval_dataset
+        order = np.argsort(self._lengths(data), kind="stable").tolist()  # so little is padded
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         for start in range(0, len(data), size * ranks):
             if self.stop_if_asked():
                 return None
             first = start + rank * size
-            examples = [data[index] for index in range(first, min(first + size, len(data)))]
+            examples = [data[index] for index in order[first : first + size]]
             # Sharded models need all ranks in every forward: one that is out of examples repeats the first, unlearned.
             examples = examples or [{**data[0], "labels": data[0]["labels"] * 0 + IGNORE}]
             batch = self._prepare_inputs(self.data_collator(examples))

@@ -93,10 +93,16 @@ def _encode_batch(
 
 
 class Translations:
-    """The pieces of `Tokens` as examples: input_ids of the source, labels of the target."""
+    """The pieces of `Tokens` as examples: input_ids of the source, labels of the target.
+
+    ``lengths`` are those of each example's longer side: both are padded.
+    """
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
+        totals = np.diff(tokens.pieces)
+        targets = np.add.reduceat(tokens.learned, tokens.pieces[:-1], dtype=np.int64)
+        self.lengths = np.maximum(targets, totals - targets)[tokens.order]
 
     def __len__(self) -> int:
         return len(self.tokens.blocks) - 1
