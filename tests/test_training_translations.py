@@ -12,7 +12,14 @@ import torch
 from peft import PeftModel
 from runs import launch_here, losses, recipe, shell, train
 from torch.nn import functional
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerState
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerState,
+)
 from translators import FAMILIES, make_translators, place_names, seq2seq_keys, write_records
 
 from langadapt.errors import UserError
@@ -21,7 +28,10 @@ from langadapt.models.translation import TRANSLATION_FILE, load_translation_toke
 from langadapt.recipe.training import load_training_settings
 from langadapt.training.costs import flops_of_translations, pairs_of_translations
 from langadapt.training.data import Tokens, open_tokens, prepare_tokens
-from langadapt.training.methods import prepare_model
+from langadapt.training.dry_run import flops_of_epoch
+from langadapt.training.memory import fake_model, forecast_memory
+from langadapt.training.metering import TranslationMeter
+from langadapt.training.methods import keep_all_layers, prepare_model
 from langadapt.training.packing import describe, show_block
 from langadapt.training.progress import read_log
 from langadapt.training.sampling import LengthGroups
@@ -307,10 +317,73 @@ def test_arithmetic_of_a_translation(translators: dict[str, Path]) -> None:
     assert 6 * multiplied <= found <= 6 * multiplied + small
 
 
-def test_a_dry_run_says_that_it_knows_no_translators(
-    translators: dict[str, Path], records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def saved_for_backward(config: Any, ids: torch.Tensor) -> int:
+    """The bytes that a real step of the real model keeps for its backward pass, but for its weights."""
+    model = AutoModelForSeq2SeqLM.from_config(config).train()
+    keep_all_layers(model)
+    kept: dict[int, int] = {}
+    tensors = []  # alive, or another would get its address
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    loss, mask = TranslatorLoss(model, 0.1), torch.ones_like(ids)
+    mask[0, -3:] = 0
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), loss.of(ids, 1):
+        model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forecast_activations_are_what_a_real_step_saves(
+    translators: dict[str, Path], records: Path, tmp_path: Path, family: str
 ) -> None:
-    keys = seq2seq_keys(dataset=str(records))
+    """A layer more, of encoder and decoder, saves as much more; what one operation needs for a moment is the same.
+
+    mBART's and Marian's decoders then need no mask, which takes seeing that there is no padding: one is counted.
+    """
+    keys = seq2seq_keys(dataset=str(records), cutoff_len=64)
+    settings = load_training_settings(recipe("seq2seq", translators[family], tmp_path, tmp_path / "run", **keys))
+    size = settings.model_dump()["per_device_train_batch_size"]
+    ids = torch.full((size, settings.cutoff_len), 7)
+    held, saved = [], []
+    for layers in (4, 8):
+        config = AutoConfig.from_pretrained(translators[family], encoder_layers=layers, decoder_layers=layers)
+        model = fake_model(settings, config)
+        forecast = forecast_memory(settings, model, ranks=1, on_gpu=False).forward_and_backward
+        held.append(forecast["activations"] + forecast["logits"])
+        saved.append(saved_for_backward(config, ids))
+    counted = (held[1] - held[0]) / (saved[1] - saved[0])
+    assert counted == pytest.approx(1) if family in ("m2m100", "nllb") else 1 < counted < 1.05
+    if model.config.attention_dropout:  # whose matrices a GPU's kernels do not keep
+        on_gpu = forecast_memory(settings, model, ranks=1, on_gpu=True).forward_and_backward
+        matrices = 4 * size * model.config.encoder_attention_heads * settings.cutoff_len**2
+        assert on_gpu["activations"] < forecast["activations"] - 3 * layers * matrices
+
+
+def test_a_dry_run_knows_steps_tokens_and_arithmetic_of_the_run(
+    translators: dict[str, Path], records: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    keys = seq2seq_keys(dataset=str(records), max_steps=-1, num_train_epochs=2)
+    keys["new_languages"] = {"bo": {"token": "__bo__", "like": "fr"}}
     config = recipe("seq2seq", translators["m2m100"], records.parent, tmp_path / "run", **keys)
-    with pytest.raises(UserError, match="--dry_run forecasts decoders alone, not stage: seq2seq"):
-        launch_here(config, monkeypatch, "--dry_run")
+    launch_here(config, monkeypatch, "--dry_run")
+    said = capsys.readouterr().out
+    assert not (tmp_path / "run" / "config.json").exists()
+    assert "40 translations, " in said
+
+    settings = load_training_settings(config)
+    tokenizer = load_translation_tokenizer(str(translators["m2m100"]))
+    tokens = prepare_tokens(str(records), settings, tokenizer, tmp_path / "tokens")
+    collated = TranslationCollator(0, 0)([Translations(tokens)[index] for index in range(40)])
+    meter = TranslationMeter(load_model(str(translators["m2m100"])), torch.device("cpu"), torch.float32)
+    meter.count(dict(collated))
+    per_epoch = meter._flops(*(int(meter._counts[k]) for k in (0, 2, 3)))
+    assert flops_of_epoch(settings, meter.model, tokens) == pytest.approx(per_epoch)
+    train(config)
+    logged = read_log(tmp_path / "run")[-1]
+    assert f"{logged['step']:,}, {logged['step'] // 2:,} an epoch; {logged['tokens_seen']:,} tokens in all" in said

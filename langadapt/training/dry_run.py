@@ -22,7 +22,14 @@ from langadapt.errors import UserError
 from langadapt.files import check_vouched
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.checkpoints import choose_checkpoint, describe_run, is_finished
-from langadapt.training.costs import checkpoint_size, flops_of_step, peak_flops, peak_of_gpu
+from langadapt.training.costs import (
+    checkpoint_size,
+    flops_of_step,
+    flops_of_translations,
+    pairs_of_translations,
+    peak_flops,
+    peak_of_gpu,
+)
 from langadapt.training.data import Tokens, pieces_a_record, prepare_tokens, tokens_folder
 from langadapt.training.fitting import GIB, Hardware, base_config, fits, gib, reserve, ways_out
 from langadapt.training.kernels import choose_kernels
@@ -32,18 +39,18 @@ from langadapt.training.packing import efficiency
 from langadapt.training.preflight import check
 from langadapt.training.progress import read_log
 from langadapt.training.vocabulary import extend_tokenizer
+from langadapt.training.vocabulary.languages import with_languages
 
 _MFU = 0.4  # where none was stated or measured
 
 
 @dataclass(frozen=True)
 class Length:
-    """How much a run trains on: optimizer steps and, over all ranks, tokens and (token, token it sees) pairs."""
+    """How much a run trains on: optimizer steps and, over all ranks, tokens."""
 
     steps: int
     steps_an_epoch: int
     tokens: float
-    pairs: float
 
 
 def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], hardware: Hardware) -> None:
@@ -51,10 +58,6 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
 
     Raises `UserError` at the end when a start would be refused, and when it would not fit, with the keys to change.
     """
-    if settings.stage == "seq2seq":
-        raise UserError(
-            "--dry_run forecasts decoders alone, not stage: seq2seq. Start the run; it checks itself first."
-        )
     obstacles, tokens, beginning = [], None, None
     try:
         tokenizer = check(settings, config, planned=hardware.gpu is not None)
@@ -63,6 +66,8 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
             texts = settings.vocabulary.texts or settings.dataset
             check_vouched(texts)
             tokenizer, *_ = extend_tokenizer(tokenizer, settings.vocabulary, texts)
+        if settings.new_languages:
+            tokenizer = with_languages(tokenizer, settings.new_languages)
         folder = tokens_folder(settings, tokenizer, dataset_sha256)
         tokens = prepare_tokens(settings.dataset, settings, tokenizer, folder)
         beginning = _describe_beginning(settings, dataset_sha256, hardware)
@@ -87,9 +92,9 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
     if settings.stage == "dpo":
         _say("loss", settings.describe_loss())
     _say("batch", _describe_batch(settings, tokens, length, hardware))
-    if length is not None:
+    if tokens is not None and length is not None:
         _say("steps", f"{length.steps:,}, {length.steps_an_epoch:,} an epoch; {length.tokens:,.0f} tokens in all")
-        _say("time", *_describe_time(settings, model, length, hardware))
+        _say("time", *_describe_time(settings, model, tokens, length, hardware))
     made = total * stored.itemsize if settings.vocabulary is not None else 0
     enough_disk = _say_disk(settings, model, total, length, made) or hardware.elsewhere
     _say("memory", *_table(memory, hardware))
@@ -110,11 +115,7 @@ def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
     batches = math.ceil(math.ceil(blocks / keys["per_device_train_batch_size"]) / ranks)
     steps_an_epoch = math.ceil(batches / keys["gradient_accumulation_steps"])
     steps = keys["max_steps"] if keys["max_steps"] > 0 else math.ceil(keys["num_train_epochs"] * steps_an_epoch)
-    sizes = (tokens.pieces[1:] - tokens.pieces[:-1]).astype(float)
-    if settings.packing == "joined":
-        sizes = np.add.reduceat(sizes[tokens.order], tokens.blocks[:-1])
-    epochs = steps / steps_an_epoch
-    return Length(steps, steps_an_epoch, epochs * len(tokens.ids), epochs * float((sizes * (sizes + 1) / 2).sum()))
+    return Length(steps, steps_an_epoch, steps / steps_an_epoch * len(tokens.ids))
 
 
 def _say(name: str, *lines: str) -> None:
@@ -153,6 +154,11 @@ def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
             f"{_counted(tokens.counts.records, 'pair')} of a chosen and a rejected answer, {len(tokens.ids):,} tokens, "
             f"{tokens.counts.learned:,} of them in answers"
         )
+    if settings.stage == "seq2seq":
+        return (
+            f"{_counted(len(tokens.pieces) - 1, 'translation')}, {len(tokens.ids):,} tokens, "
+            f"{tokens.counts.learned:,} of them of what is written"
+        )
     return (
         f"{_counted(tokens.counts.records, 'record')}, {len(tokens.ids):,} tokens, "
         f"{_counted(len(tokens.blocks) - 1, 'block')} of up to {settings.cutoff_len:,}, "
@@ -167,15 +173,30 @@ def _describe_batch(
     size, accumulated = keys["per_device_train_batch_size"], keys["gradient_accumulation_steps"]
     blocks = size * accumulated * hardware.ranks
     where = _counted(hardware.ranks, hardware.unit)
-    unit = "pair" if settings.stage == "dpo" else "block"
-    most = blocks * pieces_a_record(settings) * settings.cutoff_len
+    unit = {"dpo": "pair", "seq2seq": "translation"}.get(settings.stage, "block")
+    sides = 2 if settings.stage == "seq2seq" else pieces_a_record(settings)
+    most = blocks * sides * settings.cutoff_len
     real = f"{length.tokens / length.steps:,.0f}" if length else f"at most {most:,}"
     return f"{size} x {accumulated} accumulated x {where} = {_counted(blocks, unit)}, {real} tokens a step"
 
 
-def _describe_time(settings: TrainingSettings, model: Any, length: Length, hardware: Hardware) -> list[str]:
+def flops_of_epoch(settings: TrainingSettings, model: Any, tokens: Tokens) -> float:
+    """Return the floating-point operations that training on all tokens once needs, over all ranks."""
+    sizes = np.diff(tokens.pieces)
+    if settings.stage == "seq2seq":
+        targets = np.add.reduceat(tokens.learned, tokens.pieces[:-1], dtype=np.int64)
+        pairs = pairs_of_translations(model, sizes - targets, targets).sum()
+        return flops_of_translations(model, (sizes - targets).sum(), targets.sum(), pairs)
+    if settings.packing == "joined":
+        sizes = tokens.block_lengths()
+    return flops_of_step(model, int(sizes.sum()), int((sizes * (sizes + 1) // 2).sum()))
+
+
+def _describe_time(
+    settings: TrainingSettings, model: Any, tokens: Tokens, length: Length, hardware: Hardware
+) -> list[str]:
     """Return how long the arithmetic takes at an MFU, and where that comes from."""
-    flops = flops_of_step(model, 1, 0) * length.tokens + flops_of_step(model, 0, 1) * length.pairs
+    flops = flops_of_epoch(settings, model, tokens) * length.steps / length.steps_an_epoch
     if hardware.gpu is None:
         dtype = torch.bfloat16 if settings.bf16 else torch.float32
         peak = peak_flops(torch.device("cpu"), dtype)  # of the whole machine, whose cores the ranks share

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,13 @@ from accelerate.utils.operations import convert_outputs_to_fp32
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM, PreTrainedConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
+)
 
 from langadapt.files import read_json_object
 from langadapt.recipe.methods import ADAPTERS
@@ -29,8 +35,9 @@ from langadapt.recipe.training import TrainingSettings
 from langadapt.training.attention import BY_DOCUMENT, attend_within, can_attend_by_document
 from langadapt.training.data import pieces_a_record
 from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
-from langadapt.training.methods import adapt_model, weight_types
+from langadapt.training.methods import adapt_model, keep_all_layers, weight_types
 from langadapt.training.sharding import is_sharded, zero_stage
+from langadapt.training.translator_loss import TranslatorLoss
 
 # Stands in for flash attention, which keeps the same tensors and needs a GPU: sdpa without a mask.
 _UNMASKED = "sdpa_without_mask"
@@ -65,13 +72,17 @@ def fake_model(settings: TrainingSettings, config: PreTrainedConfig, attention: 
 
     ``config`` is the base model's. A 4-bit base is one of the type that it computes in; `weight_bytes` knows.
     """
+    translates = settings.stage == "seq2seq"
+    kind = AutoModelForSeq2SeqLM if translates else AutoModelForCausalLM
     with torch.device("meta"):
         trust = settings.trust_remote_code
-        model = AutoModelForCausalLM.from_config(config, dtype=weight_types(settings)[0], trust_remote_code=trust)
+        model = kind.from_config(config, dtype=weight_types(settings)[0], trust_remote_code=trust)
         model.name_or_path = settings.base_name
+        if translates:
+            keep_all_layers(model)
         # Documents that share a row are kept apart by a dense mask, and so is the padding of shorter rows.
-        alone = settings.packing != "isolated" and _sequences(settings) == 1
-        by_document = attention == BY_DOCUMENT and can_attend_by_document(model)
+        alone = settings.packing != "isolated" and _sequences(settings) == 1 and not translates
+        by_document = attention == BY_DOCUMENT and not translates and can_attend_by_document(model)
         masked = not alone and not by_document and not attention.startswith(("flash", "flex"))
         model.set_attn_implementation("eager" if attention == "eager" else "sdpa" if masked else _UNMASKED)
         model = adapt_model(model, settings)
@@ -178,8 +189,10 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.held[part] -= size
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        masks = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.bool]
-        if function is torch.ops.aten.index.Tensor and masks:
+        masks = []
+        if function is torch.ops.aten.index.Tensor:
+            masks = [leaf for leaf in tree_leaves(args[1]) if leaf.dtype == torch.bool]
+        if masks:
             # How many tokens are learned is not known without numbers: all are.
             (mask,) = masks
             row = torch.empty(mask.numel(), dtype=torch.long)
@@ -215,11 +228,11 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
             inputs[0].register_hook(lambda _: into("activations"))  # type: ignore[no-untyped-call]
 
     hooks.append(model.get_output_embeddings().register_forward_pre_hook(enter_head))
+    if on_gpu:
+        _forget_attention_dropout(model)
     if keys["activation_checkpointing"]:
         model.activation_checkpointing_enable(keys["activation_checkpointing_kwargs"])
-    loss: Any = nullcontext()
-    if loss_obstacle(model) is None:
-        loss = ChunkedLoss(model, keys["label_smoothing_factor"], GPU_CHUNK if on_gpu else CPU_CHUNK)
+    loss_of_batch = _loss_of_batch(model, settings, GPU_CHUNK if on_gpu else CPU_CHUNK)
     forward = model
     if settings.deepspeed is None and (settings.bf16 or settings.fp16):  # as accelerate wraps it
         half = torch.bfloat16 if settings.bf16 else torch.float16
@@ -227,19 +240,48 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
     mode = next(model.parameters()).fake_mode
     with mode, counted:
         shape = (_sequences(settings), settings.cutoff_len)
-        ids, positions = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
+        ids, more = (torch.zeros(shape, dtype=torch.long) for _ in range(2))
         for _ in range(min(2, keys["gradient_accumulation_steps"])):
             into("activations")
-            batch = {"input_ids": ids, "labels": ids, "position_ids": positions}
-            with loss:
-                outputs = forward(**batch, use_cache=False, num_items_in_batch=1)
-            loss_of_batch = outputs.loss
-            del outputs
-            loss_of_batch.backward()
+            loss_of_batch(forward, ids, more).backward()
     for hook in hooks:
         hook.remove()
     model.zero_grad()
     return counted.at_peak
+
+
+def _forget_attention_dropout(model: Any) -> None:
+    """Have attention drop nothing: a GPU's kernels draw dropout as they go; those of the CPU keep matrices for it."""
+    for module in model.modules():
+        for name in ("dropout", "attention_dropout"):
+            if hasattr(module, "k_proj") and isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def _loss_of_batch(model: Any, settings: TrainingSettings, chunk: int) -> Callable[..., Any]:
+    """Return what takes the loss of a batch: of the wrapped model's forward, token ids, and one more tensor like these.
+
+    The latter are the positions; of a translator, both sides of which are as long as they may be, the attention mask.
+    """
+    smoothing = _keys(settings)["label_smoothing_factor"]
+    if settings.stage == "seq2seq":
+        translator_loss = TranslatorLoss(model, smoothing, chunk)
+
+        def of_translations(forward: Any, ids: torch.Tensor, mask: torch.Tensor) -> Any:
+            with translator_loss.of(ids, 1):
+                outputs = forward(input_ids=ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False)
+            return translator_loss(outputs, ids, 1)
+
+        return of_translations
+    loss: Any = nullcontext() if loss_obstacle(model) is not None else ChunkedLoss(model, smoothing, chunk)
+
+    def of_blocks(forward: Any, ids: torch.Tensor, positions: torch.Tensor) -> Any:
+        with loss:
+            outputs = forward(input_ids=ids, labels=ids, position_ids=positions, use_cache=False, num_items_in_batch=1)
+        of_batch: torch.Tensor = outputs.loss
+        return of_batch
+
+    return of_blocks
 
 
 def _keys(settings: TrainingSettings) -> dict[str, Any]:

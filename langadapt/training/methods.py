@@ -88,12 +88,17 @@ def _prepare_translator(model: PreTrainedModel, tokenizer: TranslationTokenizer,
         model.set_attn_implementation(attention)
     except ValueError as error:
         raise UserError(f"{model.name_or_path}: no {attention} attention ({first_line(error)}).") from None
-    for module in (model.get_encoder(), model.get_decoder()):
-        module.layerdrop = 0.0  # ranks that leave out different layers would add up gradients of different weights
+    keep_all_layers(model)
     targets = {direction.partition("-")[2] for direction in tokenizer.directions}
     # One of several targets would be forced on the others.
     forced = tokenizer.forced_bos_id(targets.pop()) if len(targets) == 1 else None
     model.generation_config.forced_bos_token_id = forced
+
+
+def keep_all_layers(model: PreTrainedModel) -> None:
+    """Have a translator leave out no layer in training: ranks would add up gradients of different weights."""
+    for module in (model.get_encoder(), model.get_decoder()):
+        module.layerdrop = 0.0
 
 
 def weight_types(settings: TrainingSettings) -> tuple[torch.dtype, torch.dtype]:
