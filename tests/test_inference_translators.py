@@ -154,6 +154,10 @@ def test_what_cannot_be_translated_is_said(translators: dict[str, Path], tiny_mo
         translated(translators["marian"], records, tmp_path / "out.jsonl")
     with pytest.raises(UserError, match="translates en-fr, and only that; asked was fr-en"):
         translated(translators["marian"], source, tmp_path / "out.txt", "direction=fr-en")
+    (tmp_path / "in.csv").write_text("id,en\n")
+    with pytest.raises(UserError, match=r"in\.csv holds no records"):
+        translated(translators["marian"], tmp_path / "in.csv", tmp_path / "out.csv")
+    assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,8 @@ def _read(source: str, container: str, field: str | None, language: str) -> tupl
             raise UserError(f"{place}: has `{_ADDED}` already, which would be replaced. Rename it.")
         records.append(record)
         texts.append(record[field])
+    if not records:
+        raise UserError(f"{source} holds no records, so there is nothing to translate.")
     return records, texts
 
 
@@ -216,7 +218,7 @@ def _write(output: str, container: str, records: Sequence[Record], translations:
     elif container == "jsonl":
         write_text(output, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in translated))
     else:
-        rows = [list(translated[0]), *(list(record.values()) for record in translated)] if translated else []
+        rows = [list(translated[0]), *(list(record.values()) for record in translated)]
         if container == "tsv":  # where neither tab nor line break can stand in a cell
             text = "".join("\t".join(" ".join(cell.split("\t")) for cell in row) + "\n" for row in rows)
         else:
