@@ -363,11 +363,12 @@ def test_dry_run_says_what_it_would_train_on(
 
 
 @pytest.mark.slow
-def test_two_ranks_take_the_steps_of_one(model: Path, pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shared", [{}, {"deepspeed": "configs/deepspeed/zero2.json"}], ids=["plain", "zero-2"])
+def test_two_ranks_take_the_steps_of_one(model: Path, pairs: Path, tmp_path: Path, shared: dict[str, Any]) -> None:
     changes = {"eval_dataset": str(pairs / "held_out.json"), "eval_strategy": "steps", "eval_steps": 4}
     changes |= {"per_device_eval_batch_size": 2, "save_strategy": "no", "max_steps": 4}
     one = train(of_pairs(model, pairs, tmp_path / "one", **changes))
-    config = of_pairs(model, pairs, tmp_path / "two", **changes | {"gradient_accumulation_steps": 1})
+    config = of_pairs(model, pairs, tmp_path / "two", **changes | shared | {"gradient_accumulation_steps": 1})
     process = shell("3_train_sft.sh", config, ranks=2)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

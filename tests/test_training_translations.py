@@ -247,7 +247,14 @@ def test_a_run_goes_on_to_the_same_weights(translators: dict[str, Path], records
 
 
 @pytest.mark.slow
-def test_two_ranks_under_zero_2_learn_as_one(translators: dict[str, Path], records: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "shared",
+    [{"deepspeed": "configs/deepspeed/zero2.json"}, {"deepspeed": "configs/deepspeed/zero3.json"}, {"fsdp": True}],
+    ids=["zero-2", "zero-3", "fsdp"],
+)
+def test_two_ranks_that_share_a_translator_learn_as_one(
+    translators: dict[str, Path], records: Path, tmp_path: Path, shared: dict[str, Any]
+) -> None:
     keys = seq2seq_keys(dataset=str(records), max_steps=4, gradient_accumulation_steps=1, save_strategy="no")
     keys["train_sampling_strategy"] = "group_by_length"
     # The scheduler and clipping are the same; dropout is not, so that it is left out.
@@ -260,13 +267,15 @@ def test_two_ranks_under_zero_2_learn_as_one(translators: dict[str, Path], recor
     dropouts = {name: 0.0 for name in config if "dropout" in name or "layerdrop" in name}
     (model / "config.json").write_text(json.dumps(config | dropouts))
     one = train(recipe("seq2seq", model, records.parent, tmp_path / "one", **keys, per_device_train_batch_size=4))
-    sharded = keys | {"per_device_train_batch_size": 2, "deepspeed": "configs/deepspeed/zero2.json"}
-    two = recipe("seq2seq", model, records.parent, tmp_path / "two", **sharded)
+    two = recipe("seq2seq", model, records.parent, tmp_path / "two", **keys | shared, per_device_train_batch_size=2)
     process = shell("3_train_sft.sh", two, ranks=2)
     said, errors = process.communicate(timeout=400)
     assert process.returncode == 0, said + errors
     # The batches of a step are the same in both, each of two ranks takes half of them.
     assert [loss for _, loss in losses(tmp_path / "two")] == pytest.approx([loss for _, loss in losses(one)], rel=1e-4)
+    weights, expected = (load_model(str(folder)).state_dict() for folder in (tmp_path / "two", one))
+    for name, weight in expected.items():
+        assert torch.allclose(weights[name], weight, atol=1e-4), name
 
 
 def test_like_lengths_come_together_in_another_order_each_epoch() -> None:
