@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import recipe, train
+from runs import recipe, shell, train
 
 from langadapt.errors import UserError
 from langadapt.files import read_json_object
@@ -111,3 +111,22 @@ def test_a_copied_checkpoint_needs_the_best_one_beside_it(tiny_model: Path, data
     elsewhere = f"resume_from_checkpoint={output}/checkpoint-3"
     with pytest.raises(UserError, match="checkpoint-2 is not there, where the evaluation loss was lowest"):
         train(config, "max_steps=5", elsewhere, f"output_dir={tmp_path}/other")
+
+
+@pytest.mark.slow
+def test_two_ranks_end_together_at_the_same_checkpoint(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    """Under ZeRO-3, and a learning rate that makes the model worse soon."""
+    changes = {"learning_rate": 0.05, "lr_scheduler_type": "constant", "max_steps": 30, "early_stopping_patience": 1}
+    changes |= {"gradient_accumulation_steps": 1, "deepspeed": "configs/deepspeed/zero3.json"}
+    process = shell("2_train_cpt.sh", config_of(tiny_model, data, tmp_path / "run", **changes), ranks=2)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    output = tmp_path / "run"
+    evaluated = [record for record in read_log(output) if "eval_loss" in record]
+    last = evaluated[-1]["step"]
+    assert 1 < last < 30
+    best = min(evaluated, key=lambda record: record["eval_loss"])["step"]
+    assert best == last - 1
+    assert sorted(path.name for path in output.glob("checkpoint-*")) == sorted(f"checkpoint-{k}" for k in (best, last))
+    assert f"lowest at step {best}, whose checkpoint becomes the finished model" in said
+    assert weights(output).keys() == weights(tiny_model).keys()
