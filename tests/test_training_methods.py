@@ -19,6 +19,7 @@ from conftest import CHINESE, ENGLISH, TIBETAN
 from huggingface_hub import ModelCard
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from runs import losses, recipe, train
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -289,6 +290,15 @@ def test_qlora_trains_on_four_bits_and_merges_into_the_unquantised_base(
             assert torch.linalg.matrix_rank(change, rtol=1e-3) == 2
         else:
             assert change.abs().max() == 0
+
+
+def test_an_evaluation_leaves_a_base_in_four_bits_as_it_was(tiny_model: Path, data: Path, tmp_path: Path) -> None:
+    """On a CPU bitsandbytes would lay the weights out for inference, for good: no gradient passes those."""
+    keys = {"finetuning_type": "qlora", "learning_rate": 1e-2, "logging_steps": 1}
+    plain = recipe("pt", tiny_model, data, tmp_path / "plain", **keys)
+    keys |= {"eval_dataset": str(data / "cpt.json"), "eval_strategy": "steps", "eval_steps": 2}
+    evaluated = recipe("pt", tiny_model, data, tmp_path / "evaluated", **keys)
+    assert losses(train(evaluated)) == losses(train(plain))
 
 
 @pytest.mark.parametrize(

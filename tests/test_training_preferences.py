@@ -170,7 +170,9 @@ def test_evaluation_is_the_formula(model: Path, pairs: Path, tmp_path: Path) -> 
     assert not (output / "adapter" / "ref").exists()
 
 
-@pytest.mark.parametrize("method", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["full", *(pytest.param(each, marks=pytest.mark.slow) for each in ("lora", "qlora"))]
+)
 def test_the_reference_is_the_same_measured_before_or_in_every_step(
     model: Path, pairs: Path, tmp_path: Path, method: str
 ) -> None:

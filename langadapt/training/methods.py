@@ -178,7 +178,13 @@ def _open(
         options["device_map"] = device_map(str(settings.model_name_or_path), device or torch.device("cpu"))
     # The layers that freeze and embeddings train are read in full; the others are rounded afterwards.
     dtype = frozen if settings.finetuning_type in ADAPTERS else trained
-    return load_model(str(settings.model_name_or_path), dtype, **options)
+    model = load_model(str(settings.model_name_or_path), dtype, **options)
+    for module in model.modules():
+        # bitsandbytes would lay the weights out for inference at the first evaluation on such a CPU, and no gradient
+        # passes them from then on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _choose_trained(model: PreTrainedModel, settings: TrainingSettings) -> None:
