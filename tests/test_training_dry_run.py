@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import REPOSITORY
 from runs import launch_here, recipe, train
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, Qwen2ForCausalLM
 
 from langadapt.errors import UserError
@@ -25,7 +26,7 @@ from langadapt.training.dry_run import _say_disk, length_of
 from langadapt.training.fitting import GIB, reserve
 from langadapt.training.kernels import choose_kernels
 from langadapt.training.loss import ChunkedLoss
-from langadapt.training.memory import Memory, fake_model, forecast_memory, weight_bytes
+from langadapt.training.memory import Memory, _Count, fake_model, forecast_memory, weight_bytes
 from langadapt.training.methods import prepare_model
 from langadapt.training.progress import read_log
 from langadapt.training.vocabulary import extend_vocabulary
@@ -119,6 +120,13 @@ def test_activations_are_what_a_real_step_saves(config: Path, tiny_model: Path, 
     # Under autocast the biases in bf16 are held too, until the forward pass ends.
     assert activations(8) - activations(4) == pytest.approx(saved[1] - saved[0], rel=0.001 if bf16 else 0)
     assert activations(8, "activation_checkpointing=true") < saved[1] < activations(8)
+
+
+def test_an_index_is_counted_whatever_else_is_indexed() -> None:
+    with FakeTensorMode(), _Count():
+        rows = torch.empty(4, 6)
+        assert rows[:, torch.tensor([1, 2])].shape == (4, 2)
+        assert rows[:, torch.zeros(6, dtype=torch.bool)].shape == (4, 6)  # a mask is taken to choose all
 
 
 def test_a_base_in_4_bits_takes_what_bitsandbytes_makes_of_it(config: Path, tiny_model: Path) -> None:

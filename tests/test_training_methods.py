@@ -292,8 +292,15 @@ def test_qlora_trains_on_four_bits_and_merges_into_the_unquantised_base(
             assert change.abs().max() == 0
 
 
-def test_an_evaluation_leaves_a_base_in_four_bits_as_it_was(tiny_model: Path, data: Path, tmp_path: Path) -> None:
-    """On a CPU bitsandbytes would lay the weights out for inference, for good: no gradient passes those."""
+def test_an_evaluation_leaves_a_base_in_four_bits_as_it_was(
+    tiny_model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On some CPUs bitsandbytes would lay the weights out for inference, for good: no gradient passes those."""
+    settings = settings_for(tiny_model, "finetuning_type=qlora")
+    with monkeypatch.context() as patch:
+        patch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+        model = prepare_model(settings, load_tokenizer(str(tiny_model)))
+    assert not any(getattr(layer, "support_avx512bf16_for_cpu", False) for layer in model.modules())
     keys = {"finetuning_type": "qlora", "learning_rate": 1e-2, "logging_steps": 1}
     plain = recipe("pt", tiny_model, data, tmp_path / "plain", **keys)
     keys |= {"eval_dataset": str(data / "cpt.json"), "eval_strategy": "steps", "eval_steps": 2}

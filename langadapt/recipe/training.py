@@ -40,6 +40,7 @@ _ABSENT = {
     "local_rank": "The launcher sets it.",
     "save_only_model": f"Without the optimizer's state no checkpoint can be gone on from. {_INEXACT}",
     "ignore_data_skip": _INEXACT,
+    "length_column_name": "The lengths that `train_sampling_strategy: group_by_length` goes by are counted.",
     "auto_find_batch_size": f"Choose a batch that fits: --dry_run says what it takes. {_INEXACT}",
     "do_train": _OWN_EVALUATION,
     "do_eval": _OWN_EVALUATION,
@@ -236,6 +237,11 @@ class TrainingSettings(PreferenceSettings, TranslatorSettings):
                 f"vocabulary adds rows to the embeddings, which finetuning_type: {self.finetuning_type} does not train "
                 f"by itself; add {key}: [embed_tokens], and lm_head where the model does not tie it to them"
             )
+
+    @property
+    def extends_base(self) -> bool:
+        """Whether training starts from a model that is made first: the given one with more vocabulary."""
+        return self.vocabulary is not None or bool(self.new_languages)
 
     @property
     def saved_dtype(self) -> str:

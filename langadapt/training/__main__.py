@@ -206,18 +206,10 @@ def _evaluation_examples(settings: TrainingSettings, tokenizer: AnyTokenizer) ->
 
 
 def _leave(arguments: TrainingArguments) -> None:
-    """Wait for all ranks, since the first that ends takes the others with it, and end this one of several.
-
-    It ends without Python's own teardown. Gloo's threads outlive the process group here, since DDP and DeepSpeed still
-    refer to it, and one that lets go of a tensor while Python is torn down aborts the rank, whose work was done.
-    """
+    """Wait for all ranks: the first that ends takes the others with it."""
     if arguments.world_size > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -269,5 +261,25 @@ def _describe_failure(error: Exception) -> str | None:
     return None
 
 
+def _end_rank() -> None:
+    """Run and end this rank, one of several without Python's own teardown.
+
+    Gloo's threads outlive the process group, since DDP and DeepSpeed still refer to it, and one that lets go of a
+    tensor while Python is torn down aborts the rank, whatever its exit code was to be.
+    """
+    code: str | int | None = 0
+    try:
+        run_command(_run_rank)
+    except SystemExit as ended:
+        code = ended.code
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads of trackers
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
 if __name__ == "__main__":
-    run_command(_run_rank)
+    _end_rank()

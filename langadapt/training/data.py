@@ -77,8 +77,11 @@ class Tokens:
 
     def block_lengths(self) -> NDArray[np.int64]:
         """Return the tokens of each block."""
-        ends = np.concatenate([[0], np.cumsum(np.diff(self.pieces)[self.order])])[self.blocks]
-        return np.diff(ends)
+        return np.add.reduceat(np.diff(self.pieces)[self.order], self.blocks[:-1])
+
+    def target_lengths(self) -> NDArray[np.int64]:
+        """Return the tokens of each piece that are learned: of a translation the target's."""
+        return np.add.reduceat(self.learned, self.pieces[:-1], dtype=np.int64)
 
 
 def pieces_a_record(settings: TrainingSettings) -> int:

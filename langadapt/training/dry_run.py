@@ -95,7 +95,7 @@ def dry_run(settings: TrainingSettings, config: str, overrides: Sequence[str], h
     if tokens is not None and length is not None:
         _say("steps", f"{length.steps:,}, {length.steps_an_epoch:,} an epoch; {length.tokens:,.0f} tokens in all")
         _say("time", *_describe_time(settings, model, tokens, length, hardware))
-    made = total * stored.itemsize if settings.vocabulary is not None else 0
+    made = total * stored.itemsize if settings.extends_base else 0
     enough_disk = _say_disk(settings, model, total, length, made) or hardware.elsewhere
     _say("memory", *_table(memory, hardware))
 
@@ -112,7 +112,8 @@ def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
     """Return how long a run is, as Trainer counts it: every rank takes as many batches, the last of them short."""
     keys = settings.model_dump()
     blocks = len(tokens.blocks) - 1
-    batches = math.ceil(math.ceil(blocks / keys["per_device_train_batch_size"]) / ranks)
+    together = keys["per_device_train_batch_size"] * ranks
+    batches = blocks // together if keys["dataloader_drop_last"] else math.ceil(blocks / together)
     steps_an_epoch = math.ceil(batches / keys["gradient_accumulation_steps"])
     steps = keys["max_steps"] if keys["max_steps"] > 0 else math.ceil(keys["num_train_epochs"] * steps_an_epoch)
     return Length(steps, steps_an_epoch, steps / steps_an_epoch * len(tokens.ids))
@@ -129,7 +130,7 @@ def _counted(number: int, unit: str) -> str:
 
 def _describe_beginning(settings: TrainingSettings, dataset_sha256: str, hardware: Hardware) -> str | None:
     """Return where a start would begin, None where that is not known here; raises `UserError` if it would refuse."""
-    if hardware.elsewhere or settings.vocabulary is not None:  # a run is known by its base, which is still to be made
+    if hardware.elsewhere or settings.extends_base:  # a run is known by its base, which is still to be made
         return None
     run = describe_run(settings, dataset_sha256, hardware.ranks)
     if settings.resume_from_checkpoint is True and is_finished(settings.output_dir, run):
@@ -157,7 +158,7 @@ def _describe_data(settings: TrainingSettings, tokens: Tokens | None) -> str:
     if settings.stage == "seq2seq":
         return (
             f"{_counted(len(tokens.pieces) - 1, 'translation')}, {len(tokens.ids):,} tokens, "
-            f"{tokens.counts.learned:,} of them of what is written"
+            f"{tokens.counts.learned:,} of them target tokens"
         )
     return (
         f"{_counted(tokens.counts.records, 'record')}, {len(tokens.ids):,} tokens, "
@@ -184,9 +185,9 @@ def flops_of_epoch(settings: TrainingSettings, model: Any, tokens: Tokens) -> fl
     """Return the floating-point operations that training on all tokens once needs, over all ranks."""
     sizes = np.diff(tokens.pieces)
     if settings.stage == "seq2seq":
-        targets = np.add.reduceat(tokens.learned, tokens.pieces[:-1], dtype=np.int64)
-        pairs = pairs_of_translations(model, sizes - targets, targets).sum()
-        return flops_of_translations(model, (sizes - targets).sum(), targets.sum(), pairs)
+        targets = tokens.target_lengths()
+        pairs = pairs_of_translations(model, sizes - targets, targets)
+        return flops_of_translations(model, *(float(part.sum()) for part in (sizes - targets, targets, pairs)))
     if settings.packing == "joined":
         sizes = tokens.block_lengths()
     return flops_of_step(model, int(sizes.sum()), int((sizes * (sizes + 1) // 2).sum()))

@@ -152,7 +152,7 @@ def base_config(settings: TrainingSettings) -> PreTrainedConfig:
         config = AutoConfig.from_pretrained(name, trust_remote_code=settings.trust_remote_code)
         if settings.vocabulary is not None:
             config.get_text_config().vocab_size += settings.vocabulary.new_tokens
-        config.get_text_config().vocab_size += len(settings.new_languages)
+        config.get_text_config().vocab_size += len(settings.new_languages)  # at most: some models have rows to spare
         return config
     except (OSError, ValueError) as error:
         raise UserError(

@@ -78,7 +78,7 @@ def main() -> None:
         dry_run(settings, config, overrides, hardware)
         return
     tokenizer = check(settings, config)
-    if settings.vocabulary is not None or settings.new_languages:
+    if settings.extends_base:
         overrides = [
             *overrides,
             f"model_name_or_path={_extended_base(settings)}",

@@ -35,7 +35,7 @@ from langadapt.recipe.training import TrainingSettings
 from langadapt.training.attention import BY_DOCUMENT, attend_within, can_attend_by_document
 from langadapt.training.data import pieces_a_record
 from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
-from langadapt.training.methods import adapt_model, keep_all_layers, weight_types
+from langadapt.training.methods import adapt_model, keep_all_layers, layer_stacks, weight_types
 from langadapt.training.sharding import is_sharded, zero_stage
 from langadapt.training.translator_loss import TranslatorLoss
 
@@ -189,19 +189,20 @@ class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.held[part] -= size
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        masks = []
         if function is torch.ops.aten.index.Tensor:
-            masks = [leaf for leaf in tree_leaves(args[1]) if leaf.dtype == torch.bool]
-        if masks:
-            # How many tokens are learned is not known without numbers: all are.
-            (mask,) = masks
-            row = torch.empty(mask.numel(), dtype=torch.long)
-            args = (args[0], [row] * mask.dim())
+            args = (args[0], [part for index in args[1] for part in _whole(index)])
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
                 self.count(leaf)
         return result
+
+
+def _whole(index: torch.Tensor | None) -> list[torch.Tensor | None]:
+    """Return an index as it is, but a mask as one that chooses all: how many it does is not known without numbers."""
+    if index is None or index.dtype != torch.bool:
+        return [index]
+    return [torch.empty(index.numel(), dtype=torch.long)] * index.dim()
 
 
 def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, frees_gradients: bool) -> Counter[str]:
@@ -228,7 +229,7 @@ def _forward_and_backward(model: Any, settings: TrainingSettings, on_gpu: bool, 
             inputs[0].register_hook(lambda _: into("activations"))  # type: ignore[no-untyped-call]
 
     hooks.append(model.get_output_embeddings().register_forward_pre_hook(enter_head))
-    if on_gpu:
+    if on_gpu and model.config._attn_implementation != "eager":
         _forget_attention_dropout(model)
     if keys["activation_checkpointing"]:
         model.activation_checkpointing_enable(keys["activation_checkpointing_kwargs"])
@@ -343,7 +344,8 @@ def _gathered_bytes(settings: TrainingSettings, model: Any) -> int:
         size: int = next(model.parameters()).element_size()
         return min(total, int(live) * size)
     # FSDP2: the layer in use and the next one, and the vocabulary; in the type that they are computed in.
-    depth = model.config.get_text_config().num_hidden_layers
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    depth = sum(map(len, layer_stacks(base)))
     ends = {id(end.weight): end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings())}
     vocabulary: int = sum(weight.nbytes for weight in ends.values())
     gathered: int = vocabulary + 2 * (total - vocabulary) // depth

@@ -179,11 +179,12 @@ def _open(
     # The layers that freeze and embeddings train are read in full; the others are rounded afterwards.
     dtype = frozen if settings.finetuning_type in ADAPTERS else trained
     model = load_model(str(settings.model_name_or_path), dtype, **options)
-    for module in model.modules():
-        # bitsandbytes would lay the weights out for inference at the first evaluation on such a CPU, and no gradient
-        # passes them from then on.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    if settings.finetuning_type == "qlora":
+        for module in model.modules():
+            # bitsandbytes would lay the weights out for inference at the first evaluation on such a CPU, and no
+            # gradient passes them from then on.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -261,7 +262,7 @@ def _train_embeddings(model: PreTrainedModel, settings: TrainingSettings) -> Non
 
 def _chosen_modules(model: PreTrainedModel, settings: TrainingSettings) -> list[torch.nn.Module]:
     """Return the modules that ``finetuning_type: freeze`` trains."""
-    stacks = _stacks(model)
+    stacks = layer_stacks(model)
     count, depth = settings.freeze_trainable_layers, min(map(len, stacks))
     if abs(count) > depth:
         raise UserError(f"freeze_trainable_layers is {count}, but {model.name_or_path} has {depth} layers.")
@@ -287,7 +288,7 @@ def _tables(model: PreTrainedModel) -> set[int]:
     return {id(module) for module in model.modules() if id(getattr(module, "weight", None)) in tables}
 
 
-def _stacks(model: PreTrainedModel) -> list[torch.nn.ModuleList]:
+def layer_stacks(model: PreTrainedModel) -> list[torch.nn.ModuleList]:
     """Return the stack of layers of a decoder, or those of encoder and decoder."""
     if model.config.is_encoder_decoder:
         return [model.get_encoder().layers, model.get_decoder().layers]

@@ -14,6 +14,7 @@ attention mask and no cache is passed. An attention mask of ones would let docum
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -34,8 +35,12 @@ class Blocks:
 
     def __init__(self, tokens: Tokens, packing: Packing) -> None:
         self.tokens = tokens
-        self.lengths = tokens.block_lengths()
         self.isolated = packing != "joined"
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens of each block."""
+        return self.tokens.block_lengths()
 
     def __len__(self) -> int:
         return len(self.tokens.blocks) - 1

@@ -37,6 +37,7 @@ def check(settings: TrainingSettings, config: str | Path, planned: bool = False)
     _check_model_is_there(settings, config)
     check_method(settings, is_sharded(settings))
     _check_kind(settings)
+    _check_order(settings)
     if not planned:
         _check_gpu(settings)
     _check_trackers(settings)
@@ -94,6 +95,17 @@ def _check_kind(settings: TrainingSettings) -> None:
         return
     kind = "a decoder alone: it takes stage: sft" if translates else "an encoder-decoder model: it takes stage: seq2seq"
     raise UserError(f"stage is {settings.stage}, but {name} is {kind}.")
+
+
+def _check_order(settings: TrainingSettings) -> None:
+    if (
+        settings.stage in ("dpo", "seq2seq")
+        and settings.trainer_keys().get("train_sampling_strategy") == "batch_rebalance"
+    ):
+        raise UserError(
+            f"`train_sampling_strategy` is batch_rebalance, which stage: {settings.stage} does not know. Set it to "
+            "group_by_length."
+        )
 
 
 def _preprocess(config: str | Path) -> str:

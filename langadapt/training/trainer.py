@@ -31,7 +31,7 @@ from langadapt.training.checkpoints import Run, steps_of
 from langadapt.training.costs import checkpoint_size
 from langadapt.training.loss import ChunkedLoss, loss_obstacle
 from langadapt.training.metering import Meter
-from langadapt.training.sampling import LengthGroups
+from langadapt.training.sampling import LengthGroupedSampler
 from langadapt.training.saving import STAGING, folder_size, publish, remove_checkpoint, require_space
 
 
@@ -76,11 +76,10 @@ class AdaptationTrainer(Trainer):  # type: ignore[misc]
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)  # type: ignore[no-any-return]
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = LengthGroups(
-            self._lengths(self.train_dataset), self.args.train_batch_size * self.args.world_size, seed
+        together = self.args.train_batch_size * self.args.world_size
+        return LengthGroupedSampler(
+            self._lengths(self.train_dataset), together, seed, lambda: int(self.state.epoch or 0)
         )
-        self.add_callback(sampler)
-        return sampler
 
     def _lengths(self, examples: Any) -> NDArray[np.int64]:
         lengths: NDArray[np.int64] = examples.lengths

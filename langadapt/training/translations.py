@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -93,16 +94,16 @@ def _encode_batch(
 
 
 class Translations:
-    """The pieces of `Tokens` as examples: input_ids of the source, labels of the target.
-
-    ``lengths`` are those of each example's longer side: both are padded.
-    """
+    """The pieces of `Tokens` as examples: input_ids of the source, labels of the target."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
-        totals = np.diff(tokens.pieces)
-        targets = np.add.reduceat(tokens.learned, tokens.pieces[:-1], dtype=np.int64)
-        self.lengths = np.maximum(targets, totals - targets)[tokens.order]
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """The tokens of each example's longer side: both are padded."""
+        targets = self.tokens.target_lengths()
+        return np.maximum(targets, np.diff(self.tokens.pieces) - targets)[self.tokens.order]
 
     def __len__(self) -> int:
         return len(self.tokens.blocks) - 1
