@@ -17,10 +17,10 @@ pairs in a row, an instruction in Tibetan asks for the rest of a sentence, and f
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import re
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -29,7 +29,12 @@ from langadapt.files.records import Record
 
 _SEED = 42
 _PUBLICATION = 25  # pairs
-_MONEY = re.compile(r"\b(financ|money|bank|price|cost|currenc|invest|interest|payment|dollar|loan|budget|tax)", re.I)
+_MONEY = re.compile(
+    r"\b(financ\w*|money|bank(s|ing)?|prices?|costs?|currenc(y|ies)|invest(ment|or)s?|interest rates?|payments?"
+    r"|dollars?|loans?|budgets?|tax(es)?)\b",
+    re.IGNORECASE,
+)
+_MODERN, _COMPLETIONS = 4_000, 2_000  # instructions at most
 
 Records = list[dict[str, str]]
 
@@ -62,8 +67,10 @@ def tibetan(samples: Path, folder: Path) -> None:
         for row in _read(samples / "lzh_zh.jsonl")
     ]
     sentences = [part for text in documents for part in text.split("། ") if 60 <= len(part) <= 300]
-    completions = [_instruction(f"{part[: len(part) // 2]}", part[len(part) // 2 :]) for part in sentences]
-    records = [*translations, *chance.sample(modern, 4_000), *chance.sample(completions, 2_000)]
+    completions = [_instruction(part[: len(part) // 2], part[len(part) // 2 :]) for part in sentences]
+    chance.shuffle(modern)
+    chance.shuffle(completions)
+    records = [*translations, *modern[:_MODERN], *completions[:_COMPLETIONS]]
     chance.shuffle(records)
     write_json(folder / "tibetan-mix-instruction-tuning-60K/gpt4_zhbo_60k.json", records)
 
@@ -135,6 +142,10 @@ def _write_text(path: Path, texts: Iterable[str]) -> None:
 
 
 if __name__ == "__main__":
-    recipes, samples_folder, output = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-    RECIPES[recipes](samples_folder, output)
-    print(f"{recipes}: {output}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", metavar="RECIPES", choices=RECIPES)
+    parser.add_argument("samples", metavar="SAMPLES", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    given = parser.parse_args()
+    RECIPES[given.recipes](given.samples, given.folder)
+    print(f"{given.recipes}: {given.folder}")
