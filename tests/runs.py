@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import CHINESE, ENGLISH, REPOSITORY, TIBETAN
 
@@ -85,3 +86,20 @@ def shell(script: str, *arguments: str | Path, ranks: int = 1, cwd: Path = REPOS
     return subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+
+
+def bytes_saved(model: torch.nn.Module, **batch: Any) -> int:
+    """Take a forward pass; return the bytes that it keeps for its backward pass, but for weights and buffers."""
+    kept: dict[int, int] = {}
+    tensors = []  # alive, or another would get its address
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        tensors.append(tensor)
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(**batch, use_cache=False)
+    for tensor in (*model.parameters(), *model.buffers()):
+        kept.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(kept.values())

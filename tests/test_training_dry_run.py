@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import REPOSITORY
-from runs import launch_here, recipe, train
+from runs import bytes_saved, launch_here, recipe, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, Qwen2ForCausalLM
 
@@ -90,22 +90,12 @@ def saved_for_backward(layers: int, tiny_model: Path, bf16: bool) -> int:
     """The bytes that a real step of the real model keeps for its backward pass, but for its weights."""
     model = Qwen2ForCausalLM(deepened(tiny_model, layers)).train()
     model.set_attn_implementation(BY_DOCUMENT)
-    kept: dict[int, int] = {}
-    tensors = []  # alive, or another would get its address
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        tensors.append(tensor)
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     ids = torch.zeros(ROWS, BLOCK, dtype=torch.long)
     positions = (torch.arange(BLOCK) % 20).repeat(ROWS, 1)  # several documents
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=bf16)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast, ChunkedLoss(model):
-        model(input_ids=ids, labels=ids, position_ids=positions, use_cache=False, num_items_in_batch=1)
-    for parameter in model.parameters():
-        kept.pop(parameter.untyped_storage().data_ptr(), None)
-    return sum(kept.values())
+    batch = {"input_ids": ids, "labels": ids, "position_ids": positions}
+    with autocast, ChunkedLoss(model):
+        return bytes_saved(model, **batch, num_items_in_batch=1)
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from runs import launch_here, losses, recipe, shell, train
+from runs import bytes_saved, launch_here, losses, recipe, shell, train
 from torch.nn import functional
 from transformers import (
     AutoConfig,
@@ -332,21 +332,10 @@ def saved_for_backward(config: Any, ids: torch.Tensor) -> int:
     """The bytes that a real step of the real model keeps for its backward pass, but for its weights."""
     model = AutoModelForSeq2SeqLM.from_config(config).train()
     keep_all_layers(model)
-    kept: dict[int, int] = {}
-    tensors = []  # alive, or another would get its address
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        tensors.append(tensor)
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     loss, mask = TranslatorLoss(model, 0.1), torch.ones_like(ids)
     mask[0, -3:] = 0
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), loss.of(ids, 1):
-        model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids, use_cache=False)
-    for tensor in (*model.parameters(), *model.buffers()):
-        kept.pop(tensor.untyped_storage().data_ptr(), None)
-    return sum(kept.values())
+    with loss.of(ids, 1):
+        return bytes_saved(model, input_ids=ids, attention_mask=mask, decoder_input_ids=ids)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
