@@ -76,7 +76,7 @@ class TranslationTokenizer:
             near = [token for token in known if token.strip("_>").startswith(language[:2])]
             raise UserError(
                 f"{self.tokenizer.name_or_path}: its vocabulary {problem}. Name it in language_tokens: "
-                f"{{{language}: TOKEN}} ({', '.join(near or known[:5])}, ...), or add one with new_languages."
+                f"{{{language}: TOKEN}} ({', '.join(near or known[:5])}, ...), or add one (in training, new_languages)."
             )
         return found[0]
 
@@ -91,7 +91,8 @@ class TranslationTokenizer:
             if mark is not None and not _means(mark, language):
                 raise UserError(
                     f"{self.tokenizer.name_or_path} translates {own[0]}-{own[1]}, and only that; asked was "
-                    f"{source}-{target}. Leave that direction out (source_languages), or take another model."
+                    f"{source}-{target}. Ask for the former alone (in training source_languages: [{own[0]}]), or take "
+                    "another model."
                 )
 
     def encode_source(self, texts: Sequence[str], source: str, target: str) -> list[list[int]]:
