@@ -26,7 +26,8 @@ from langadapt.training.dry_run import _say_disk, length_of
 from langadapt.training.fitting import GIB, reserve
 from langadapt.training.kernels import choose_kernels
 from langadapt.training.loss import ChunkedLoss
-from langadapt.training.memory import Memory, _Count, fake_model, forecast_memory, weight_bytes
+from langadapt.training.memory import Memory, _Count, fake_model, forecast_memory
+from langadapt.training.memory_rules import weight_bytes
 from langadapt.training.methods import prepare_model
 from langadapt.training.progress import read_log
 from langadapt.training.vocabulary import extend_vocabulary

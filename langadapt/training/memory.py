@@ -29,13 +29,19 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from langadapt.files import read_json_object
 from langadapt.recipe.methods import ADAPTERS
 from langadapt.recipe.training import TrainingSettings
 from langadapt.training.attention import BY_DOCUMENT, attend_within, can_attend_by_document
 from langadapt.training.data import pieces_a_record
 from langadapt.training.loss import CPU_CHUNK, GPU_CHUNK, ChunkedLoss, loss_obstacle
-from langadapt.training.methods import adapt_model, keep_all_layers, layer_stacks, weight_types
+from langadapt.training.memory_rules import (
+    dequantised,
+    gathered_bytes,
+    optimizer_bytes,
+    reduction_buffers,
+    weight_bytes,
+)
+from langadapt.training.methods import adapt_model, keep_all_layers, weight_types
 from langadapt.training.sharding import is_sharded, zero_stage
 from langadapt.training.translator_loss import TranslatorLoss
 
@@ -43,10 +49,6 @@ from langadapt.training.translator_loss import TranslatorLoss
 _UNMASKED = "sdpa_without_mask"
 AttentionInterface.register(_UNMASKED, lambda *arguments, **_: (_whole_rows(*arguments), None))
 AttentionMaskInterface.register(_UNMASKED, lambda *_, **__: None)
-
-# Numbers that an optimizer keeps for each weight; the others, as Adam, two.
-_STATES = {"adafactor": 0, "sgd": 0, "adagrad": 1, "lion": 1, "rmsprop": 1, "ademamix": 3}
-_LIVE = 10**9  # DeepSpeed's stage3_max_live_parameters where it is not set
 
 
 @dataclass(frozen=True)
@@ -119,15 +121,15 @@ def forecast_memory(settings: TrainingSettings, model: Any, ranks: int, on_gpu: 
     own = gradient_bytes // ranks
 
     held = _forward_and_backward(model, settings, on_gpu, frees_gradients=stage >= 2 or keys["fsdp"])
-    held["activations"] += _dequantised(model, settings)
+    held["activations"] += dequantised(model, settings)
     held["weights"] = weights = weight_bytes(model, settings)
-    optimizer = _optimizer_bytes(keys["optim"].value, model) // (ranks if flat else 1)
+    optimizer = optimizer_bytes(keys["optim"].value, model) // (ranks if flat else 1)
     step = {"weights": weights, "gradients": gradient_bytes, "optimizer": optimizer}
     if settings.deepspeed is not None:
         optimizer += 4 * numbers // ranks  # float32 copies of the weights
         if stage >= 2:
             held["gradients"] += own
-        held["gradients"] += _reduction_buffers(settings, config=model.config, size=trained[0].element_size())
+        held["gradients"] += reduction_buffers(settings, config=model.config, size=trained[0].element_size())
         # A rank's gradients as a list, flat, and flat in float32, at once; in stage 3 tensor by tensor.
         step = {"weights": weights, "gradients": 2 * own + 4 * numbers // ranks, "optimizer": optimizer}
     elif keys["fsdp"]:
@@ -138,7 +140,7 @@ def forecast_memory(settings: TrainingSettings, model: Any, ranks: int, on_gpu: 
         step["gradients"] += gradient_bytes
     if sharded:
         step["weights"] = weights // ranks
-        held["weights"] = weights // ranks + _gathered_bytes(settings, model)
+        held["weights"] = weights // ranks + gathered_bytes(settings, model)
     held["optimizer"] = optimizer
     if not flat and "fused" not in keys["optim"].value and keys["optim"].value == "adamw_torch":
         step["temporary"] = 4 * numbers
@@ -147,17 +149,6 @@ def forecast_memory(settings: TrainingSettings, model: Any, ranks: int, on_gpu: 
     if settings.ema_decay is not None:
         held["moving average"] = step["moving average"] = 4 * numbers
     return Memory(dict(held), step)
-
-
-def weight_bytes(model: Any, settings: TrainingSettings) -> int:
-    """Return the bytes of all weights, those that ``finetuning_type: qlora`` keeps in 4 bits counted as such."""
-    quantised = _quantised(model, settings)
-    # Half a byte, and a float32 scale for each 64 weights; or one byte for it, and a float32 for each 256 of those.
-    bits = 0.5 + (1 / 64 + 4 / (64 * 256) if settings.double_quantization else 4 / 64)
-    return sum(
-        int(parameter.numel() * bits) if id(parameter) in quantised else parameter.nbytes
-        for parameter in model.parameters()
-    )
 
 
 class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -293,60 +284,3 @@ def _keys(settings: TrainingSettings) -> dict[str, Any]:
 def _sequences(settings: TrainingSettings) -> int:
     """Return how many sequences a rank trains on at a time."""
     return int(_keys(settings)["per_device_train_batch_size"]) * pieces_a_record(settings)
-
-
-def _quantised(model: Any, settings: TrainingSettings) -> dict[int, torch.Tensor]:
-    """Return by id the weights that bitsandbytes keeps in 4 bits: of every linear layer but the output layer."""
-    if settings.finetuning_type != "qlora":
-        return {}
-    head = model.get_output_embeddings()
-    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear) and module is not head]
-    return {id(layer.weight): layer.weight for layer in layers if not layer.weight.requires_grad}
-
-
-def _dequantised(model: Any, settings: TrainingSettings) -> int:
-    """Return the bytes of the largest weight in 4 bits, as it stands in full for the moment in which it is used."""
-    return max((weight.nbytes for weight in _quantised(model, settings).values()), default=0)
-
-
-def _optimizer_bytes(name: str, model: Any) -> int:
-    """Return the bytes of an optimizer's state for the trained weights; ``name`` is a value of the key optim."""
-    states = next((count for part, count in _STATES.items() if part in name), 2)
-    size = 1 if "8bit" in name else 0.5 if "4bit" in name else 4
-    sizes = {id(weight): weight.numel() * size for weight in model.parameters() if weight.requires_grad}
-    if "8bit" in name and not name.startswith(("adamw_torch", "galore")):
-        # transformers has bitsandbytes keep the states of embeddings in 32 bits.
-        tables = [module.weight for module in model.modules() if isinstance(module, torch.nn.Embedding)]
-        sizes |= {id(table): 4 * table.numel() for table in tables if table.requires_grad}
-    return int(states * sum(sizes.values()))
-
-
-def _zero(settings: TrainingSettings) -> dict[str, Any]:
-    zero: dict[str, Any] = read_json_object(str(settings.deepspeed)).get("zero_optimization", {})
-    return zero
-
-
-def _reduction_buffers(settings: TrainingSettings, config: PreTrainedConfig, size: int) -> int:
-    """Return the bytes of the buckets in which DeepSpeed brings gradients together, of numbers of ``size`` bytes."""
-    zero = _zero(settings)
-    bucket = zero.get("reduce_bucket_size", 500_000_000)
-    if bucket == "auto":
-        bucket = config.get_text_config().hidden_size ** 2  # as transformers fills it in
-    buffers = 2 if zero.get("overlap_comm") else 1
-    return int(bucket) * buffers * size if zero.get("contiguous_gradients", True) else 0
-
-
-def _gathered_bytes(settings: TrainingSettings, model: Any) -> int:
-    """Return the bytes of the weights that a sharded model holds whole at a time."""
-    total = weight_bytes(model, settings)
-    if settings.deepspeed is not None:
-        live = _zero(settings).get("stage3_max_live_parameters", _LIVE)
-        size: int = next(model.parameters()).element_size()
-        return min(total, int(live) * size)
-    # FSDP2: the layer in use and the next one, and the vocabulary; in the type that they are computed in.
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    depth = sum(map(len, layer_stacks(base)))
-    ends = {id(end.weight): end.weight for end in (model.get_input_embeddings(), model.get_output_embeddings())}
-    vocabulary: int = sum(weight.nbytes for weight in ends.values())
-    gathered: int = vocabulary + 2 * (total - vocabulary) // depth
-    return gathered // 2 if settings.bf16 else gathered
