@@ -114,7 +114,7 @@ def length_of(settings: TrainingSettings, tokens: Tokens, ranks: int) -> Length:
     blocks = len(tokens.blocks) - 1
     together = keys["per_device_train_batch_size"] * ranks
     batches = blocks // together if keys["dataloader_drop_last"] else math.ceil(blocks / together)
-    steps_an_epoch = math.ceil(batches / keys["gradient_accumulation_steps"])
+    steps_an_epoch = max(1, math.ceil(batches / keys["gradient_accumulation_steps"]))  # one where all is dropped
     steps = keys["max_steps"] if keys["max_steps"] > 0 else math.ceil(keys["num_train_epochs"] * steps_an_epoch)
     return Length(steps, steps_an_epoch, steps / steps_an_epoch * len(tokens.ids))
 
